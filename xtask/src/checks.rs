@@ -175,11 +175,9 @@ impl Steps {
 /// A command as one would type it.
 fn line(command: &Command) -> String {
     let mut words = vec!["cargo".to_owned()];
-    words.extend(command.get_args().map(|arg| arg.to_string_lossy().into_owned()));
+    words.extend(command.get_args().map(|arg| command::word(&arg.to_string_lossy())));
     let set = command.get_envs().filter_map(|(key, value)| {
-        let value = value?.to_string_lossy().into_owned();
-        let value = if value.contains(' ') { format!("'{value}'") } else { value };
-        Some(format!("{}={value}", key.to_string_lossy()))
+        Some(format!("{}={}", key.to_string_lossy(), command::word(&value?.to_string_lossy())))
     });
     set.chain(words).collect::<Vec<_>>().join(" ")
 }

@@ -104,6 +104,15 @@ pub(crate) fn finish(status: ExitStatus) -> Result<(), Failure> {
     Err(Failure { code: exit_code(status), message: None })
 }
 
+/// A word as one would type it in a shell.
+pub(crate) fn word(text: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./\\:=,@+".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 /// The exit code a shell would give: 128 + the signal for a program that a signal ended.
 fn exit_code(status: ExitStatus) -> u8 {
     #[cfg(unix)]
@@ -129,6 +138,13 @@ mod tests {
         assert!(shell("exit 0").is_ok());
         assert_eq!(shell("exit 7").expect_err("7").code, 7);
         assert_eq!(shell("kill -TERM $$").expect_err("a signal").code, 128 + 15);
+    }
+
+    #[test]
+    fn words_can_be_typed_again() {
+        assert_eq!(word("runs/a-1"), "runs/a-1");
+        assert_eq!(word("runs/it's a"), r"'runs/it'\''s a'");
+        assert_eq!(word("*"), "'*'");
     }
 
     #[test]

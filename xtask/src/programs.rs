@@ -19,6 +19,7 @@ pub(crate) fn pretrain(args: Vec<OsString>) -> Result<(), Failure> {
     let given = args.len();
     args.retain(|arg| arg != "--no-eval");
     let evaluate = args.len() == given;
+    let help = args.iter().any(|arg| arg == "--help" || arg == "-h");
 
     let programs = Programs::build(backend)?;
     let note = programs.folder.join("run-folder.txt");
@@ -28,8 +29,19 @@ pub(crate) fn pretrain(args: Vec<OsString>) -> Result<(), Failure> {
         return Err(Failure::interrupted());
     }
     // `--help` and `--dry-run` make no run, so there is nothing to report on.
-    let Some(run) = read_note(&note) else { return Ok(()) };
-    let again = format!("cargo xtask report --run {} --backend {}", run.display(), backend.name());
+    let Some(run) = read_note(&note) else {
+        if help {
+            eprintln!(
+                "\nOf cargo xtask:\n  --no-eval  Only train; `cargo xtask report` evaluates later"
+            );
+        }
+        return Ok(());
+    };
+    let again = format!(
+        "cargo xtask report --run {} --backend {}",
+        command::word(&run.to_string_lossy()),
+        backend.name()
+    );
     if !evaluate {
         eprintln!("Not evaluated (--no-eval). To do so: {again}");
         return Ok(());
