@@ -1,0 +1,62 @@
+//! The two layers with parameters. Their fields carry timm's names, so that a parameter's path in the
+//! module is its name in a weights file.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Tensor, module};
+
+use crate::init::Init;
+
+/// `y = x W + b`.
+#[derive(Module, Debug)]
+pub struct Linear {
+    /// `[inputs, outputs]`: the transpose of PyTorch's, so that the product needs no transposition.
+    pub weight: Param<Tensor<2>>,
+    /// `[outputs]`.
+    pub bias: Param<Tensor<1>>,
+}
+
+impl Linear {
+    pub(crate) fn new(inputs: usize, outputs: usize, init: &mut Init<'_>) -> Self {
+        Self {
+            weight: Param::from_tensor(init.xavier(inputs, outputs)),
+            bias: Param::from_tensor(init.constant([outputs], 0.0)),
+        }
+    }
+
+    /// Applies the layer to the last dimension.
+    ///
+    /// # Shapes
+    /// `[.., inputs]` to `[.., outputs]`.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        module::linear(x, self.weight.val(), Some(self.bias.val()))
+    }
+}
+
+/// `y = (x - mean) / sqrt(var + 1e-6) * weight + bias` over the last dimension, `var` biased.
+#[derive(Module, Debug)]
+pub struct LayerNorm {
+    /// `[D]`.
+    pub weight: Param<Tensor<1>>,
+    /// `[D]`.
+    pub bias: Param<Tensor<1>>,
+}
+
+/// ViT's epsilon; burn's and PyTorch's default is 1e-5.
+const NORM_EPSILON: f64 = 1e-6;
+
+impl LayerNorm {
+    pub(crate) fn new(width: usize, init: &Init<'_>) -> Self {
+        Self {
+            weight: Param::from_tensor(init.constant([width], 1.0)),
+            bias: Param::from_tensor(init.constant([width], 0.0)),
+        }
+    }
+
+    /// Normalises the last dimension.
+    ///
+    /// # Shapes
+    /// `[.., D]` to `[.., D]`.
+    pub fn forward<const N: usize>(&self, x: Tensor<N>) -> Tensor<N> {
+        module::layer_norm(x, self.weight.val(), Some(self.bias.val()), NORM_EPSILON)
+    }
+}

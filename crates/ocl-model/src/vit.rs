@@ -1,0 +1,149 @@
+//! The encoder: patches to tokens, tokens to features.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Int, Tensor};
+
+use crate::block::Block;
+use crate::config::{ConfigError, VitConfig};
+use crate::init::Init;
+use crate::layers::{LayerNorm, Linear};
+use crate::positions::sincos_table;
+
+/// The patch projection: on cut patches a convolution with stride P is a linear layer.
+#[derive(Module, Debug)]
+pub struct PatchEmbed {
+    proj: Linear,
+}
+
+/// A Vision Transformer encoder (ViT, arXiv 2010.11929) with fixed positions and no head.
+#[derive(Module, Debug)]
+pub struct Vit {
+    cls_token: Param<Tensor<3>>,
+    patch_embed: PatchEmbed,
+    blocks: Vec<Block>,
+    norm: LayerNorm,
+    /// `[1+L, D]`; not a parameter.
+    pos_embed: Tensor<2>,
+    #[module(skip)]
+    config: VitConfig,
+}
+
+impl Vit {
+    /// A new encoder whose parameters follow from `seed` alone: Xavier uniform for matrices (the patch
+    /// projection seen as one), zero biases, `Normal(0, 0.02)` for the class token.
+    ///
+    /// # Errors
+    /// When no encoder of this shape can exist.
+    pub fn new(config: &VitConfig, seed: u64, device: &Device) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let mut init = Init::new(seed, device);
+        let (d, grid) = (config.width, config.grid());
+        Ok(Self {
+            cls_token: Param::from_tensor(init.normal([1, 1, d], 0.02)),
+            patch_embed: PatchEmbed { proj: Linear::new(config.patch_len(), d, &mut init) },
+            blocks: (0..config.depth).map(|_| Block::new(config, &mut init)).collect(),
+            norm: LayerNorm::new(d, &init),
+            pos_embed: init.tensor(sincos_table(d, grid), [1 + grid * grid, d]),
+            config: config.clone(),
+        })
+    }
+
+    /// The encoder's shape.
+    pub fn config(&self) -> &VitConfig {
+        &self.config
+    }
+
+    /// Embeds patches and adds their positions: `token = proj(patch) + position`.
+    ///
+    /// # Shapes
+    /// - `patches`: `[N, K, P*P*3]`, normalised; inside a patch row, column, channel.
+    /// - `positions`: `[N, K]`, the patch's row-major index in the grid, `0..L`.
+    /// - result: `[N, K, D]`.
+    ///
+    /// # Panics
+    /// If the shapes do not fit one another or the configuration.
+    pub fn tokens(&self, patches: Tensor<3>, positions: Tensor<2, Int>) -> Tensor<3> {
+        let [n, k, len] = patches.dims();
+        assert_eq!(len, self.config.patch_len(), "values of a patch: expected P*P*3");
+        assert_eq!([n, k], positions.dims(), "positions: expected one for each patch");
+        let rows = positions.reshape([n * k]).add_scalar(1); // row 0 is the class token's
+        let places = self.pos_embed.clone().select(0, rows).reshape([n, k, self.config.width]);
+        self.patch_embed.proj.forward(patches) + places // [N, K, D]
+    }
+
+    /// Puts the class token before each sequence, runs the blocks and the final norm.
+    ///
+    /// # Shapes
+    /// `[B, T, D]` to `[B, 1+T, D]`; row 0 is the class token.
+    pub fn encode(&self, tokens: Tensor<3>) -> Tensor<3> {
+        let [b, _, d] = tokens.dims();
+        // The class token's position is zero: nothing to add.
+        let cls = self.cls_token.val().expand([b, 1, d]);
+        let x = Tensor::cat(vec![cls, tokens], 1); // [B, 1+T, D]
+        let x = self.blocks.iter().fold(x, |x, block| block.forward(x));
+        self.norm.forward(x)
+    }
+
+    /// Class tokens of the two views of each image: the first half of the kept patches is view 1, the
+    /// rest view 2 (OCL, section 3.2). Both run as one batch, rows `2i` and `2i+1` being image `i`.
+    ///
+    /// # Shapes
+    /// - `patches` `[N, K, P*P*3]`, `positions` `[N, K]`, K even.
+    /// - result: `[N, 2, D]`.
+    ///
+    /// # Panics
+    /// If K is odd, or as [`Vit::tokens`] does.
+    pub fn views(&self, patches: Tensor<3>, positions: Tensor<2, Int>) -> Tensor<3> {
+        let tokens = self.tokens(patches, positions); // [N, K, D]
+        let [n, k, d] = tokens.dims();
+        assert!(k.is_multiple_of(2) && k > 0, "two equal views need an even number of patches, got {k}");
+        let features = self.encode(tokens.reshape([2 * n, k / 2, d])); // [2N, 1+K/2, D]
+        features.slice([0..2 * n, 0..1]).reshape([n, 2, d]) // [N, 2, D]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::TensorData;
+
+    fn small() -> (Vit, VitConfig, Device) {
+        let config =
+            VitConfig { image_px: 8, patch_px: 2, width: 8, depth: 2, heads: 2, mlp_ratio: 4 };
+        let device = Device::default();
+        (Vit::new(&config, 3, &device).unwrap(), config, device)
+    }
+
+    fn patches(n: usize, k: usize, len: usize, device: &Device) -> Tensor<3> {
+        let values: Vec<f32> = (0..n * k * len).map(|i| (i as f32 * 0.37).sin()).collect();
+        Tensor::from_data(TensorData::new(values, [n, k, len]), device)
+    }
+
+    fn close<const D: usize>(a: Tensor<D>, b: Tensor<D>) {
+        let worst: f32 = (a - b).abs().max().into_scalar();
+        assert!(worst < 1e-5, "differs by {worst}");
+    }
+
+    #[test]
+    fn a_view_does_not_see_the_other() {
+        let (vit, config, device) = small();
+        let a = patches(3, 4, config.patch_len(), &device);
+        let places = || {
+            Tensor::<2, Int>::from_data([[0, 5, 9, 3], [1, 2, 3, 4], [15, 0, 7, 8]], &device)
+        };
+        let both = vit.views(a.clone(), places());
+        let alone = vit.encode(vit.tokens(a.slice([0..3, 0..2]), places().slice([0..3, 0..2])));
+        close(both.slice([0..3, 0..1]), alone.slice([0..3, 0..1]));
+    }
+
+    #[test]
+    fn the_class_token_ignores_the_order_of_patches() {
+        let (vit, config, device) = small();
+        let a = patches(1, 4, config.patch_len(), &device);
+        let places = Tensor::<2, Int>::from_data([[0, 5, 9, 3]], &device);
+        let order = Tensor::<1, Int>::from_data([2, 0, 3, 1], &device);
+        let cls = |x: Tensor<3>, p: Tensor<2, Int>| vit.encode(vit.tokens(x, p)).slice([0..1, 0..1]);
+        let shuffled = cls(a.clone().select(1, order.clone()), places.clone().select(1, order));
+        close(cls(a, places), shuffled);
+    }
+}
