@@ -1,8 +1,8 @@
 //! The code map in ARCHITECTURE.md names every source file, and only what exists.
 //!
 //! A file is named in backticks: by its path from the root (`crates/ocl-data/src/lib.rs`), by a
-//! path below the folder that the section's heading names in backticks (`decode.rs` or
-//! `src/decode.rs` under `crates/ocl-data`), several at once (`source/{idx,cifar}.rs`), or with a
+//! path below the folder or crate that the section's heading names in backticks (`decode.rs` or
+//! `src/decode.rs` under `crates/ocl-data` or `ocl-data`), several at once (`source/{idx,cifar}.rs`), or with a
 //! star for any one folder or file (`crates/*/src/lib.rs`).
 
 use super::{File, Finding};
@@ -16,7 +16,7 @@ pub(super) const MAP: &str = "ARCHITECTURE.md";
 pub(super) fn check(map: &File, sources: &[&str], exists: impl Fn(&str) -> bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut named = vec![false; sources.len()];
-    for mention in mentions(&map.text) {
+    for mention in mentions(&map.text, sources) {
         let mut found = false;
         for path in &mention.candidates {
             let path = path.trim_end_matches('/');
@@ -60,9 +60,9 @@ struct Mention {
     line: usize,
 }
 
-fn mentions(text: &str) -> Vec<Mention> {
+fn mentions(text: &str, sources: &[&str]) -> Vec<Mention> {
     let mut mentions = Vec::new();
-    let mut folder = None;
+    let mut folder: Option<String> = None;
     let mut fenced = false;
     for (index, line) in text.lines().enumerate() {
         if line.trim_start().starts_with("```") {
@@ -73,12 +73,12 @@ fn mentions(text: &str) -> Vec<Mention> {
         }
         let heading = line.starts_with('#');
         if heading {
-            folder = spans(line).find(|span| is_path(span)).map(|span| span.trim_end_matches('/'));
+            folder = spans(line).find_map(|span| folder_of(span, sources));
         }
         for span in spans(line).filter(|span| is_path(span)) {
             for path in braces(span) {
                 let mut candidates = vec![path.clone()];
-                if let Some(folder) = folder.filter(|_| !heading) {
+                if let Some(folder) = folder.as_ref().filter(|_| !heading) {
                     candidates.push(format!("{folder}/{path}"));
                     candidates.push(format!("{folder}/src/{path}"));
                 }
@@ -87,6 +87,16 @@ fn mentions(text: &str) -> Vec<Mention> {
         }
     }
     mentions
+}
+
+/// The folder that a heading means: itself, or the crate of that name.
+fn folder_of(span: &str, sources: &[&str]) -> Option<String> {
+    let span = span.trim_end_matches('/');
+    [span.to_owned(), format!("crates/{span}")].into_iter().find(|folder| {
+        sources.iter().any(|source| {
+            source.strip_prefix(folder.as_str()).is_some_and(|rest| rest.starts_with('/'))
+        })
+    })
 }
 
 /// The texts between single backticks.
@@ -153,8 +163,9 @@ mod tests {
     fn every_form_of_naming_counts() {
         let map = "# Code map\nEach crate's surface is `crates/*/src/lib.rs`.\n\
                    ## `crates/ocl-data`: images\n- `source/{idx,cifar}.rs`: files\n\
-                   ## `xtask`\n- `xtask/src/main.rs`: commands, `cargo xtask tidy`\n";
+                   ## `xtask`\n- `main.rs`: commands, `cargo xtask tidy`\n";
         assert_eq!(checked(map), [""; 0]);
+        assert_eq!(checked(&map.replace("`crates/ocl-data`", "`ocl-data`")), [""; 0]);
     }
 
     #[test]
