@@ -1,1 +1,54 @@
-//! Placeholder.
+//! From image files to the kept patches of a masked crop.
+//!
+//! The path of one sample, a file per arrow:
+//! bytes ([`Source`]) -> the crop is drawn ([`sample_crop`]) -> the kept patches are drawn ([`Keep`])
+//! -> only the rows they need are decoded ([`decode`]) -> only they are resampled
+//! ([`Resampler`], Pillow's antialiased bicubic bit for bit) -> normalised floats -> [`Batch`].
+//!
+//! Nothing random comes from the order in which threads run: every draw is a function of
+//! `(seed, epoch, sample)`, so any number of workers, and a run resumed in the middle, gives the
+//! same batches. This crate knows no tensors: a batch is plain vectors.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use ocl_data::*;
+//!
+//! # #[cfg(feature = "embedded")] {
+//! let source = Arc::new(Source::open("embedded", SourceKind::Auto, Split::Train)?);
+//! let view = View::Train(TrainView {
+//!     geometry: Geometry { image_px: 32, patch_px: 4 },
+//!     normalisation: Normalisation::IMAGENET,
+//!     scale: (0.2, 1.0),
+//!     ratio: (3.0 / 4.0, 4.0 / 3.0),
+//!     flip: 0.5,
+//!     keep: Keep::Random { mask_ratio: 0.75 },
+//! });
+//! let config = LoaderConfig { batch: 64, workers: 1, seed: 1, ..LoaderConfig::default() };
+//! let batch = Loader::start(source, view, config)?.next().expect("an epoch holds 125 batches")?;
+//! assert_eq!((batch.images, batch.kept, batch.patch_len), (64, 16, 48));
+//! # }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod decode;
+mod error;
+mod geometry;
+mod loader;
+mod patchify;
+mod pixels;
+mod random;
+mod resample;
+mod sample;
+mod source;
+mod view;
+
+pub use decode::{MAX_PIXELS, decode};
+pub use error::{ImageError, LoaderError, SourceError};
+pub use geometry::{Geometry, Normalisation, kept_patches};
+pub use loader::{Batch, Loader, LoaderConfig, Order};
+pub use patchify::patchify;
+pub use pixels::RgbImage;
+pub use random::Draws;
+pub use resample::{Resampler, Window};
+pub use source::{Source, SourceKind, Split};
+pub use view::{Crop, EvalView, Keep, TrainView, View, sample_crop};

@@ -1,0 +1,167 @@
+//! JPEG, as far down as the rows that are needed.
+//!
+//! Entropy decoding is most of the cost of a JPEG and can only go from the top down, so the saving is
+//! at the bottom: in a sequential file of one scan the height in the frame header is lowered to the
+//! last row wanted, and the decoder stops there.
+
+use image::metadata::Orientation;
+use libjpeg_turbo_rs::{DecodeLimits, Decoder, PixelFormat};
+
+use super::{MAX_DECODER_BYTES, MAX_PIXELS};
+use crate::error::ImageError;
+use crate::pixels::RgbImage;
+
+/// Rows decoded beyond the last one wanted. Chroma is stored at up to a quarter of the rows and
+/// smoothed between neighbours, so a pixel depends on up to 7 rows below it.
+const MARGIN_PX: u32 = 8;
+
+/// What the markers before the first scan say.
+#[derive(Clone, Debug)]
+pub(super) struct JpegHeader {
+    /// Size as stored.
+    width_px: u32,
+    height_px: u32,
+    /// EXIF orientation, 1 to 8.
+    orientation: u8,
+    components: u8,
+    /// Where the frame's height is written, if lowering it makes the decoder stop early.
+    height_at: Option<usize>,
+}
+
+impl JpegHeader {
+    /// Walks the markers up to the first scan.
+    pub(super) fn read(bytes: &[u8]) -> Result<JpegHeader, ImageError> {
+        let damaged = |what: &str| {
+            ImageError::Jpeg(libjpeg_turbo_rs::JpegError::CorruptData(what.to_string()))
+        };
+        let mut orientation = None;
+        let mut frame: Option<(u8, usize)> = None;
+        let mut at = 2;
+        loop {
+            // Any number of fill bytes 0xFF may stand before a marker (ITU T.81, B.1.1.2).
+            if bytes.get(at) != Some(&0xFF) {
+                return Err(damaged("no marker where one must be, or the header is cut short"));
+            }
+            while bytes.get(at) == Some(&0xFF) {
+                at += 1;
+            }
+            let marker = *bytes.get(at).ok_or_else(|| damaged("the header is cut short"))?;
+            at += 1;
+            if matches!(marker, 0x01 | 0xD0..=0xD8) {
+                continue;
+            }
+            let len = match bytes.get(at..at + 2) {
+                Some(len) if marker != 0xD9 => usize::from(u16::from_be_bytes([len[0], len[1]])),
+                _ => return Err(damaged("no scan before the end")),
+            };
+            let segment = bytes
+                .get(at + 2..at + len.max(2))
+                .ok_or_else(|| damaged("the header is cut short"))?;
+            match marker {
+                // Frame headers; 0xC4, 0xC8 and 0xCC share the range and are not.
+                0xC0..=0xCF if !matches!(marker, 0xC4 | 0xC8 | 0xCC) => {
+                    if segment.len() < 6 {
+                        return Err(damaged("the frame header is cut short"));
+                    }
+                    frame = Some((marker, at + 2));
+                }
+                0xE1 if orientation.is_none() => {
+                    orientation = segment
+                        .strip_prefix(b"Exif\0\0")
+                        .and_then(Orientation::from_exif_chunk)
+                        .map(Orientation::to_exif);
+                }
+                0xDA => {
+                    let (kind, frame_at) = frame.ok_or_else(|| damaged("a scan before a frame"))?;
+                    let frame = &bytes[frame_at..];
+                    let components = frame[5];
+                    // Huffman-coded, sequential, 8 bits, every component in this one scan, and whole.
+                    let early = matches!(kind, 0xC0 | 0xC1)
+                        && frame[0] == 8
+                        && segment.first() == Some(&components)
+                        && components > 1
+                        && ends_properly(&bytes[at..]);
+                    return Ok(JpegHeader {
+                        height_px: u32::from(u16::from_be_bytes([frame[1], frame[2]])),
+                        width_px: u32::from(u16::from_be_bytes([frame[3], frame[4]])),
+                        orientation: orientation.unwrap_or(1),
+                        components,
+                        height_at: early.then_some(frame_at + 1),
+                    });
+                }
+                _ => {}
+            }
+            at += len.max(2);
+        }
+    }
+
+    /// Width and height once the orientation is applied.
+    pub(super) fn upright_size(&self) -> (u32, u32) {
+        if self.orientation >= 5 {
+            (self.height_px, self.width_px)
+        } else {
+            (self.width_px, self.height_px)
+        }
+    }
+
+    /// Decodes the first `rows` rows (all of them when `None`) into `image`, which may then be lower
+    /// than the file says.
+    pub(super) fn decode(
+        &self,
+        bytes: &mut [u8],
+        rows: Option<u32>,
+        image: &mut RgbImage,
+    ) -> Result<(), ImageError> {
+        if let (Some(at), Some(rows)) = (self.height_at, rows)
+            && self.orientation == 1
+        {
+            let height = (rows + MARGIN_PX).min(self.height_px) as u16;
+            bytes[at..at + 2].copy_from_slice(&height.to_be_bytes());
+        }
+        let limits = DecodeLimits {
+            max_pixels: MAX_PIXELS,
+            max_memory: Some(MAX_DECODER_BYTES),
+            // A progressive file has about ten scans; thousands are an attack on our time.
+            max_scans: 200,
+            ..DecodeLimits::default()
+        };
+        let mut decoder = Decoder::new_with_limits(bytes, limits).map_err(ImageError::Jpeg)?;
+        let (width, height) = (decoder.header().width(), decoder.header().height());
+        let mut cmyk = Vec::new();
+        if self.components == 4 {
+            decoder.set_output_format(PixelFormat::Cmyk);
+            cmyk = decoder.decode_image().map_err(ImageError::Jpeg)?.into_vec();
+        } else {
+            decoder.set_output_format(PixelFormat::Rgb);
+        }
+        let pixels = image.reshape(width as u32, height as u32);
+        if self.components == 4 {
+            cmyk_to_rgb(&cmyk, pixels);
+        } else {
+            decoder.decode_image_into(pixels).map_err(ImageError::Jpeg)?;
+        }
+        if self.orientation > 1 {
+            *image = std::mem::take(image).upright(self.orientation);
+        }
+        Ok(())
+    }
+}
+
+/// Whether the end-of-image marker is there. Without it the file may have been cut short, and then
+/// whether it can be read must not depend on how far down a crop reaches.
+fn ends_properly(bytes: &[u8]) -> bool {
+    bytes.windows(2).rev().any(|pair| pair == [0xFF, 0xD9])
+}
+
+/// Adobe stores CMYK inverted, and Pillow takes every CMYK JPEG so: `R = K' - (255 - C') K' / 255`
+/// with the stored values primed, which is `C' K' / 255` in Pillow's rounding.
+fn cmyk_to_rgb(cmyk: &[u8], rgb: &mut [u8]) {
+    for (from, to) in cmyk.chunks_exact(4).zip(rgb.chunks_exact_mut(3)) {
+        let black = u32::from(from[3]);
+        for (level, ink) in to.iter_mut().zip(from) {
+            // Pillow's MULDIV255: a product of two bytes over 255, rounded.
+            let product = u32::from(255 - ink) * black + 128;
+            *level = (black - (((product >> 8) + product) >> 8)) as u8;
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! From the bytes of a file to upright 8-bit RGB pixels.
+
+mod container;
+mod jpeg;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::error::ImageError;
+use crate::pixels::RgbImage;
+
+/// The most pixels an image may have: 200 million, 600 MB of RGB. A header that promises more is
+/// refused before memory is taken.
+pub const MAX_PIXELS: u64 = 200_000_000;
+
+/// Bytes that a decoder may take for itself beside the pixels.
+const MAX_DECODER_BYTES: u64 = 2 << 30;
+
+/// Decodes a JPEG, PNG, WebP, BMP or GIF (the first frame), told apart by the first bytes.
+///
+/// Grey becomes RGB, alpha is dropped, 16 bits are scaled to 8, CMYK is taken as Adobe stores it, and
+/// the EXIF orientation is applied.
+///
+/// # Errors
+/// [`ImageError`] when the bytes are no image, damaged, cut short, or an image above [`MAX_PIXELS`].
+pub fn decode(bytes: &[u8]) -> Result<RgbImage, ImageError> {
+    let mut image = RgbImage::default();
+    Header::read(bytes)?.decode(&mut bytes.to_vec(), None, &mut image)?;
+    Ok(image)
+}
+
+/// What is known of an image before its pixels are decoded.
+#[derive(Clone, Debug)]
+pub(crate) struct Header {
+    /// Size of the upright image.
+    pub(crate) width_px: u32,
+    pub(crate) height_px: u32,
+    kind: Kind,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Jpeg(jpeg::JpegHeader),
+    Container(image::ImageFormat),
+}
+
+impl Header {
+    /// Reads the size and what decoding needs to know.
+    pub(crate) fn read(bytes: &[u8]) -> Result<Header, ImageError> {
+        use image::ImageFormat;
+        if bytes.is_empty() {
+            return Err(ImageError::Empty);
+        }
+        let format = match bytes {
+            [0xFF, 0xD8, 0xFF, ..] => None,
+            [0x89, b'P', b'N', b'G', ..] => Some(ImageFormat::Png),
+            [b'G', b'I', b'F', b'8', ..] => Some(ImageFormat::Gif),
+            [b'B', b'M', ..] => Some(ImageFormat::Bmp),
+            [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => {
+                Some(ImageFormat::WebP)
+            }
+            _ => return Err(ImageError::UnknownFormat),
+        };
+        let (kind, (width_px, height_px)) = match format {
+            None => {
+                let header = jpeg::JpegHeader::read(bytes)?;
+                let size = header.upright_size();
+                (Kind::Jpeg(header), size)
+            }
+            Some(format) => {
+                let size = guarded(|| container::size(bytes, format))?;
+                (Kind::Container(format), size)
+            }
+        };
+        if width_px == 0
+            || height_px == 0
+            || u64::from(width_px) * u64::from(height_px) > MAX_PIXELS
+        {
+            return Err(ImageError::Dimensions { width_px, height_px, max_pixels: MAX_PIXELS });
+        }
+        Ok(Header { width_px, height_px, kind })
+    }
+
+    /// Decodes into `image`. With `rows`, only the first `rows` rows need to come out right, and the
+    /// image may end below them; `bytes` are then altered.
+    pub(crate) fn decode(
+        &self,
+        bytes: &mut [u8],
+        rows: Option<u32>,
+        image: &mut RgbImage,
+    ) -> Result<(), ImageError> {
+        match &self.kind {
+            Kind::Jpeg(header) => guarded(|| header.decode(bytes, rows, image)),
+            Kind::Container(format) => {
+                *image = guarded(|| container::decode(bytes, *format))?;
+                // An EXIF rotation is applied by now, so the size is compared upright.
+                if (image.width_px, image.height_px) != (self.width_px, self.height_px) {
+                    return Err(ImageError::Decoder("the size differs from the header's".into()));
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Runs a decoder; its panic is a fault of the image as far as a run is concerned.
+fn guarded<T>(decoder: impl FnOnce() -> Result<T, ImageError>) -> Result<T, ImageError> {
+    catch_unwind(AssertUnwindSafe(decoder))
+        .unwrap_or_else(|panic| Err(ImageError::Decoder(panic_message(panic.as_ref()))))
+}
+
+/// What a panic said.
+pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    if let Some(text) = panic.downcast_ref::<&str>() {
+        (*text).to_string()
+    } else if let Some(text) = panic.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        "no message".into()
+    }
+}

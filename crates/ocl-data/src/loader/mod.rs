@@ -1,0 +1,342 @@
+//! Batches in a fixed order, made by several threads.
+//!
+//! The consumer hands out chunks of batches, a few batches ahead and no more, and puts what comes back
+//! in order. All of the order is computed on the consumer's side; a worker knows only its chunk. There
+//! is no thread that waits for room in a channel, so none can be left hanging when the loader is
+//! dropped.
+
+mod order;
+mod quarantine;
+mod worker;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use crate::error::LoaderError;
+use crate::source::Source;
+use crate::view::View;
+use order::EpochOrder;
+use quarantine::Quarantine;
+use worker::{Chunk, Outcome, Task};
+
+/// Samples that a worker makes at a time: small enough that all workers share a batch, large enough
+/// that small images do not drown in messages.
+const CHUNK: usize = 16;
+/// Batches under way beside the one that is wanted next.
+const BATCHES_AHEAD: usize = 2;
+
+/// In which order samples come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// A permutation per epoch, from seed and epoch alone; the last partial batch is dropped.
+    Shuffled,
+    /// From the first to the last; the last partial batch is kept.
+    Sequential,
+}
+
+/// How a loader runs.
+#[derive(Clone, Debug)]
+pub struct LoaderConfig {
+    /// Images in a batch, `N`.
+    pub batch: usize,
+    /// Worker threads, at least 1.
+    pub workers: usize,
+    /// Seed of order, crops, flips and kept patches.
+    pub seed: u64,
+    /// In which order samples come.
+    pub order: Order,
+    /// The epochs to run.
+    pub epochs: Range<u64>,
+    /// The batch of the first epoch to begin at, for resuming.
+    pub first_batch: u64,
+    /// The share of unreadable images, 0 to 1, above which the loader stops.
+    pub max_bad_share: f64,
+    /// Where unreadable images are named, one JSON object a line; appended to.
+    pub quarantine: Option<PathBuf>,
+    /// Only these samples of the source.
+    pub subset: Option<Vec<u32>>,
+}
+
+impl Default for LoaderConfig {
+    /// 256 images, one worker, seed 0, one shuffled epoch, at most 5 % unreadable, no quarantine file.
+    fn default() -> LoaderConfig {
+        LoaderConfig {
+            batch: 256,
+            workers: 1,
+            seed: 0,
+            order: Order::Shuffled,
+            epochs: 0..1,
+            first_batch: 0,
+            max_bad_share: 0.05,
+            quarantine: None,
+            subset: None,
+        }
+    }
+}
+
+/// The kept patches of `N` images and where they lie.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Batch {
+    /// Its epoch.
+    pub epoch: u64,
+    /// Its number in the epoch.
+    pub index: u64,
+    /// `[N]`: index of each image in the source; a replacement's where an image was unreadable.
+    pub samples: Vec<u64>,
+    /// `[N]`: class of each image; empty without labels.
+    pub labels: Vec<u32>,
+    /// `[N, K, P * P * 3]`: normalised; inside a patch row, column, channel.
+    pub patches: Vec<f32>,
+    /// `[N, K]`: row-major place of each patch in the grid.
+    pub positions: Vec<u32>,
+    /// `N`; smaller than asked for in the last batch of a sequential run, or where an image of such a
+    /// run was unreadable.
+    pub images: usize,
+    /// `K`.
+    pub kept: usize,
+    /// `P * P * 3`.
+    pub patch_len: usize,
+}
+
+/// An iterator over batches. Dropping it ends its threads.
+pub struct Loader {
+    source: Arc<Source>,
+    view: View,
+    config: LoaderConfig,
+    samples: Arc<Vec<u32>>,
+    /// The batch that is wanted next and the one whose chunks are handed out next.
+    wanted: BatchId,
+    ahead: BatchId,
+    order: Option<Arc<EpochOrder>>,
+    /// How many chunks each batch under way consists of, from the wanted one on.
+    under_way: VecDeque<usize>,
+    /// Chunks by number; those that came before their turn wait here.
+    early: BTreeMap<u64, Outcome>,
+    next_chunk: u64,
+    handed_out: u64,
+    tasks: Option<Sender<Task>>,
+    outcomes: Receiver<Outcome>,
+    stop: Arc<AtomicBool>,
+    workers: Vec<JoinHandle<()>>,
+    quarantine: Quarantine,
+    waited: Duration,
+    failed: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct BatchId {
+    epoch: u64,
+    index: u64,
+}
+
+impl Loader {
+    /// Checks the settings and starts the workers.
+    ///
+    /// # Errors
+    /// [`LoaderError::Setting`] for settings that cannot work, [`LoaderError::Quarantine`] when its
+    /// file cannot be opened, [`LoaderError::Threads`] when no thread can be had.
+    pub fn start(
+        source: Arc<Source>,
+        view: View,
+        mut config: LoaderConfig,
+    ) -> Result<Loader, LoaderError> {
+        view.check().map_err(|(setting, reason)| LoaderError::Setting { setting, reason })?;
+        let samples = Arc::new(order::samples(&source, &mut config)?);
+        let quarantine =
+            Quarantine::open(config.quarantine.clone(), config.max_bad_share, samples.len())?;
+        let per_epoch = batches_per_epoch(samples.len(), &config);
+        // The batch after an epoch's last is the next epoch's first.
+        let first = BatchId {
+            epoch: config.epochs.start.saturating_add(config.first_batch / per_epoch),
+            index: config.first_batch % per_epoch,
+        };
+        let (tasks, task_queue) = unbounded();
+        let (outcome_queue, outcomes) = unbounded();
+        let mut loader = Loader {
+            source,
+            view,
+            samples,
+            wanted: first,
+            ahead: first,
+            order: None,
+            under_way: VecDeque::new(),
+            early: BTreeMap::new(),
+            next_chunk: 0,
+            handed_out: 0,
+            tasks: Some(tasks),
+            outcomes,
+            stop: Arc::new(AtomicBool::new(false)),
+            workers: Vec::new(),
+            quarantine,
+            waited: Duration::ZERO,
+            failed: false,
+            config,
+        };
+        for number in 0..loader.config.workers {
+            let context = worker::Context {
+                source: Arc::clone(&loader.source),
+                view: loader.view,
+                config: loader.config.clone(),
+                stop: Arc::clone(&loader.stop),
+                tasks: task_queue.clone(),
+                outcomes: outcome_queue.clone(),
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("ocl-data-{number}"))
+                .spawn(move || worker::run(context))
+                .map_err(LoaderError::Threads)?;
+            loader.workers.push(thread);
+        }
+        loader.hand_out();
+        Ok(loader)
+    }
+
+    /// Batches of a whole epoch.
+    pub fn batches_per_epoch(&self) -> u64 {
+        batches_per_epoch(self.samples.len(), &self.config)
+    }
+
+    /// Distinct images that could not be read so far.
+    pub fn skipped(&self) -> u64 {
+        self.quarantine.bad()
+    }
+
+    /// How long the consumer has waited in `next` so far.
+    pub fn wait_time(&self) -> Duration {
+        self.waited
+    }
+
+    fn after(&self, batch: BatchId) -> BatchId {
+        if batch.index + 1 < self.batches_per_epoch() {
+            BatchId { index: batch.index + 1, ..batch }
+        } else {
+            BatchId { epoch: batch.epoch + 1, index: 0 }
+        }
+    }
+
+    /// Keeps the wanted batch and `BATCHES_AHEAD` more under way.
+    fn hand_out(&mut self) {
+        while self.under_way.len() <= BATCHES_AHEAD && self.ahead.epoch < self.config.epochs.end {
+            let BatchId { epoch, index } = self.ahead;
+            let order = match &self.order {
+                Some(order) if order.epoch == epoch => Arc::clone(order),
+                _ => Arc::new(EpochOrder::new(epoch, Arc::clone(&self.samples), &self.config)),
+            };
+            self.order = Some(Arc::clone(&order));
+            let start = index as usize * self.config.batch;
+            let end = (start + self.config.batch).min(self.samples.len());
+            let mut chunks = 0;
+            for from in (start..end).step_by(CHUNK) {
+                let task = Task {
+                    number: self.handed_out,
+                    positions: from..(from + CHUNK).min(end),
+                    order: Arc::clone(&order),
+                };
+                if let Some(tasks) = &self.tasks {
+                    // It fails only when every worker is gone, which the wait for outcomes reports.
+                    let _ = tasks.send(task);
+                }
+                self.handed_out += 1;
+                chunks += 1;
+            }
+            self.under_way.push_back(chunks);
+            self.ahead = self.after(self.ahead);
+        }
+    }
+
+    /// Waits for the chunk whose turn it is.
+    fn next_outcome(&mut self) -> Result<Chunk, LoaderError> {
+        let number = self.next_chunk;
+        self.next_chunk += 1;
+        loop {
+            if let Some(outcome) = self.early.remove(&number) {
+                return outcome.result;
+            }
+            let started = Instant::now();
+            let outcome = self.outcomes.recv().map_err(|_| {
+                LoaderError::Threads(std::io::Error::other("every worker thread has ended"))
+            });
+            self.waited += started.elapsed();
+            let outcome = outcome?;
+            self.early.insert(outcome.number, outcome);
+        }
+    }
+
+    fn next_batch(&mut self) -> Result<Option<Batch>, LoaderError> {
+        let Some(chunks) = self.under_way.pop_front() else { return Ok(None) };
+        let (kept, patch_len) = (self.view.kept(), self.view.geometry().patch_len());
+        let room = (chunks * CHUNK).min(self.config.batch);
+        let mut batch = Batch {
+            epoch: self.wanted.epoch,
+            index: self.wanted.index,
+            samples: Vec::with_capacity(room),
+            patches: Vec::with_capacity(room * kept * patch_len),
+            positions: Vec::with_capacity(room * kept),
+            kept,
+            patch_len,
+            ..Batch::default()
+        };
+        for _ in 0..chunks {
+            let chunk = self.next_outcome()?;
+            self.quarantine.note(&self.source, chunk.tried, &chunk.bad)?;
+            batch.samples.extend_from_slice(&chunk.samples);
+            batch.patches.extend_from_slice(&chunk.patches);
+            batch.positions.extend_from_slice(&chunk.positions);
+        }
+        batch.images = batch.samples.len();
+        if let Some(labels) = self.source.labels() {
+            batch.labels = batch.samples.iter().map(|&sample| labels[sample as usize]).collect();
+        }
+        self.wanted = self.after(self.wanted);
+        self.hand_out();
+        Ok(Some(batch))
+    }
+}
+
+fn batches_per_epoch(samples: usize, config: &LoaderConfig) -> u64 {
+    match config.order {
+        Order::Shuffled => (samples / config.batch) as u64,
+        Order::Sequential => samples.div_ceil(config.batch) as u64,
+    }
+}
+
+impl Iterator for Loader {
+    type Item = Result<Batch, LoaderError>;
+
+    /// The next batch; an error is the last item.
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        loop {
+            match self.next_batch() {
+                // Every image of a batch of a sequential run may be unreadable.
+                Ok(Some(batch)) if batch.images == 0 => {}
+                Ok(batch) => return batch.map(Ok),
+                Err(error) => {
+                    self.failed = true;
+                    self.stop.store(true, Ordering::Relaxed);
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.tasks = None;
+        for worker in self.workers.drain(..) {
+            // A worker reports its panics as outcomes; there is nobody left to tell.
+            let _ = worker.join();
+        }
+    }
+}

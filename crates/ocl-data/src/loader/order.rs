@@ -1,0 +1,133 @@
+//! Which sample stands where in an epoch, and who steps in for an unreadable one.
+
+use std::sync::Arc;
+
+use super::{LoaderConfig, Order};
+use crate::error::LoaderError;
+use crate::random::{Purpose, draws};
+use crate::source::Source;
+
+/// The samples of one epoch in their order.
+pub(super) struct EpochOrder {
+    pub(super) epoch: u64,
+    order: Arc<Vec<u32>>,
+    batch: usize,
+}
+
+impl EpochOrder {
+    pub(super) fn new(epoch: u64, samples: Arc<Vec<u32>>, config: &LoaderConfig) -> EpochOrder {
+        let order = match config.order {
+            Order::Sequential => samples,
+            Order::Shuffled => {
+                let mut order = samples.to_vec();
+                let len = order.len();
+                // No sample has this number: it is the epoch's own stream.
+                draws(config.seed, epoch, u64::MAX, Purpose::Order).shuffle_front(&mut order, len);
+                Arc::new(order)
+            }
+        };
+        EpochOrder { epoch, order, batch: config.batch }
+    }
+
+    /// The sample at a position.
+    pub(super) fn sample(&self, position: usize) -> u32 {
+        self.order[position]
+    }
+
+    /// Positions to try in place of `position`, best first: those a whole number of batches further
+    /// on, round the epoch's end, each position once; the own batch's only when there is no other.
+    pub(super) fn substitutes(&self, position: usize) -> impl Iterator<Item = usize> + '_ {
+        let (len, batch) = (self.order.len(), self.batch);
+        let own = position / batch;
+        let rounds = len.div_ceil(batch);
+        let others = (1..rounds * batch)
+            .map(move |step| {
+                // Down the column of this position first, then the columns beside it.
+                let (row, column) = (step % rounds, step / rounds);
+                (own + row) % rounds * batch + (position + column) % batch
+            })
+            .filter(move |&other| other < len && other / batch != own);
+        let mates = (1..batch).map(move |step| own * batch + (position + step) % batch);
+        others.chain(mates.filter(move |&mate| mate < len))
+    }
+}
+
+/// The samples to run over, and the checks of all settings that concern them.
+pub(super) fn samples(
+    source: &Source,
+    config: &mut LoaderConfig,
+) -> Result<Vec<u32>, LoaderError> {
+    let fault = |setting, reason| Err(LoaderError::Setting { setting, reason });
+    let len = u32::try_from(source.len()).ok().filter(|&len| len > 0);
+    let Some(len) = len else {
+        return fault("source", format!("{} samples; 1 to 2^32 - 1 can be loaded", source.len()));
+    };
+    if config.workers == 0 || config.workers > 1024 {
+        return fault("workers", format!("{} must be 1 to 1024", config.workers));
+    }
+    if config.batch == 0 {
+        return fault("batch", "0 images make no batch; use at least 1".into());
+    }
+    if !(0.0..=1.0).contains(&config.max_bad_share) {
+        return fault("max_bad_share", format!("{} must be 0 to 1", config.max_bad_share));
+    }
+    let samples = match config.subset.take() {
+        None => (0..len).collect(),
+        Some(subset) => subset,
+    };
+    if let Some(beyond) = samples.iter().find(|&&sample| sample >= len) {
+        return fault("subset", format!("sample {beyond} does not exist; there are {len}"));
+    }
+    if samples.is_empty() {
+        return fault("subset", "names no samples".into());
+    }
+    if config.order == Order::Shuffled && samples.len() < config.batch {
+        let reason = format!(
+            "{} images are more than the {} of the data set; use at most that many",
+            config.batch,
+            samples.len()
+        );
+        return fault("batch", reason);
+    }
+    Ok(samples)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(len: u32, batch: usize, epoch: u64) -> EpochOrder {
+        let config = LoaderConfig { batch, ..LoaderConfig::default() };
+        EpochOrder::new(epoch, Arc::new((0..len).collect()), &config)
+    }
+
+    #[test]
+    fn every_epoch_is_another_permutation() {
+        let (first, second) = (order(1000, 10, 0), order(1000, 10, 1));
+        assert_ne!(first.order, second.order);
+        let mut sorted = first.order.to_vec();
+        sorted.sort_unstable();
+        assert!(sorted.into_iter().eq(0..1000));
+        assert_eq!(first.order, order(1000, 10, 0).order);
+    }
+
+    #[test]
+    fn substitutes_name_every_other_position_once_and_the_own_batch_last() {
+        for (len, batch) in [(100, 10), (103, 10), (10, 10), (12, 10), (7, 1), (1, 1), (25, 7)] {
+            let order = order(len, batch, 0);
+            for position in 0..len as usize {
+                let tried: Vec<usize> = order.substitutes(position).collect();
+                let mut all = tried.clone();
+                all.push(position);
+                all.sort_unstable();
+                assert!(all.into_iter().eq(0..len as usize), "{len} {batch} {position}: {tried:?}");
+                let own = position / batch;
+                let outside = tried.iter().filter(|&&other| other / batch != own).count();
+                assert!(tried[..outside].iter().all(|&other| other / batch != own));
+            }
+            if len > 20 {
+                assert_eq!(order.substitutes(3).next(), Some(3 + batch));
+            }
+        }
+    }
+}

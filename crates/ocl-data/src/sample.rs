@@ -1,0 +1,182 @@
+//! One sample: draw the crop and the patches, then make just those pixels.
+
+use crate::decode::Header;
+use crate::error::ImageError;
+use crate::geometry::Geometry;
+use crate::patchify::{PatchCut, write_row};
+use crate::pixels::RgbImage;
+use crate::random::{Purpose, draws};
+use crate::resample::{Resampler, Window};
+use crate::source::{Source, Stored};
+use crate::view::{Crop, EvalView, Keep, TrainView, View, sample_crop};
+
+/// Makes samples of one view, one after the other; each worker has its own.
+pub(crate) struct SampleMaker {
+    view: View,
+    seed: u64,
+    table: Box<[[f32; 3]; 256]>,
+    resampler: Resampler,
+    bytes: Vec<u8>,
+    image: RgbImage,
+    /// Resized pixels: of one patch, or of the whole crop.
+    pixels: Vec<u8>,
+    /// The kept patches of the sample at hand, in order.
+    kept: Vec<u32>,
+}
+
+impl SampleMaker {
+    /// The view must have passed its check.
+    pub(crate) fn new(view: View, seed: u64) -> SampleMaker {
+        SampleMaker {
+            view,
+            seed,
+            table: view.normalisation().table(),
+            resampler: Resampler::new(),
+            bytes: Vec::new(),
+            image: RgbImage::default(),
+            pixels: Vec::new(),
+            kept: Vec::new(),
+        }
+    }
+
+    /// Appends the kept patches of a sample (`[K, P * P * 3]`) and their positions (`[K]`).
+    ///
+    /// # Errors
+    /// If the image cannot be read; both are then as before.
+    pub(crate) fn make(
+        &mut self,
+        source: &Source,
+        epoch: u64,
+        sample: u32,
+        patches: &mut Vec<f32>,
+        positions: &mut Vec<u32>,
+    ) -> Result<(), ImageError> {
+        let header = match source.fetch(sample as usize, &mut self.bytes, &mut self.image)? {
+            Stored::Encoded => Some(Header::read(&self.bytes)?),
+            Stored::Pixels => None,
+        };
+        let (width, height) = match &header {
+            Some(header) => (header.width_px, header.height_px),
+            None => (self.image.width_px, self.image.height_px),
+        };
+        let geometry = self.view.geometry();
+        let (frame, flipped) = match &self.view {
+            View::Train(view) => self.seed_frame(view, width, height, epoch, sample),
+            View::Eval(view) => (center_frame(view, width, height), false),
+        };
+        self.draw_kept(epoch, sample);
+        if let Some(header) = header {
+            let rows = self.rows_needed(&frame, geometry);
+            header.decode(&mut self.bytes, Some(rows), &mut self.image)?;
+        }
+        positions.extend_from_slice(&self.kept);
+        self.write_patches(&frame, flipped, geometry, patches);
+        Ok(())
+    }
+
+    fn seed_frame(
+        &self,
+        view: &TrainView,
+        width: u32,
+        height: u32,
+        epoch: u64,
+        sample: u32,
+    ) -> (Frame, bool) {
+        let sample = u64::from(sample);
+        let side = view.geometry.image_px;
+        let mut crop_draws = draws(self.seed, epoch, sample, Purpose::Crop);
+        let source = sample_crop(width, height, view.scale, view.ratio, &mut crop_draws);
+        let flipped = draws(self.seed, epoch, sample, Purpose::Flip).unit() < view.flip;
+        let window = Window { source, width_px: side, height_px: side };
+        (Frame { window, x_px: 0, y_px: 0 }, flipped)
+    }
+
+    fn draw_kept(&mut self, epoch: u64, sample: u32) {
+        let total = self.view.geometry().patches();
+        self.kept.clear();
+        self.kept.extend(0..total as u32);
+        if let View::Train(TrainView { keep: Keep::Random { .. }, .. }) = self.view {
+            let kept = self.view.kept();
+            draws(self.seed, epoch, u64::from(sample), Purpose::Keep)
+                .shuffle_front(&mut self.kept, kept);
+            self.kept.truncate(kept);
+        }
+    }
+
+    /// The first so many rows of the image that the kept patches are made from.
+    fn rows_needed(&mut self, frame: &Frame, geometry: Geometry) -> u32 {
+        let grid = geometry.grid() as u32;
+        let lowest = self.kept.iter().map(|patch| patch / grid).max().unwrap_or(0);
+        let end = frame.y_px + (lowest + 1) * geometry.patch_px;
+        self.resampler.source_rows(&frame.window, end - 1..end).end
+    }
+
+    fn write_patches(
+        &mut self,
+        frame: &Frame,
+        flipped: bool,
+        geometry: Geometry,
+        out: &mut Vec<f32>,
+    ) {
+        let (side, patch_px, grid) =
+            (geometry.image_px, geometry.patch_px, geometry.grid() as u32);
+        let part = |x_px, y_px, side| Crop {
+            x_px: frame.x_px + x_px,
+            y_px: frame.y_px + y_px,
+            width_px: side,
+            height_px: side,
+        };
+        // A mirrored crop has its patch column c where the unmirrored one has grid - 1 - c.
+        let unmirrored = |patch: u32| {
+            let (y, x) = (patch / grid, patch % grid);
+            y * grid + if flipped { grid - 1 - x } else { x }
+        };
+        // Neighbouring patches share the rows that their filters reach; when many are kept, making
+        // the crop once and cutting it is less work. The values are the same either way.
+        let whole = self.kept.len() * 3 > geometry.patches();
+        let made = if whole { side } else { patch_px };
+        self.pixels.resize(made as usize * made as usize * 3, 0);
+        if whole {
+            self.resampler.part(&self.image, &frame.window, &part(0, 0, side), &mut self.pixels);
+        }
+        for &patch in &self.kept {
+            let grid_patch = unmirrored(patch);
+            if whole {
+                let cut = PatchCut { grid_patch, geometry, flipped };
+                cut.write(&self.pixels, &self.table, out);
+                continue;
+            }
+            let (x, y) = (grid_patch % grid * patch_px, grid_patch / grid * patch_px);
+            let part = part(x, y, patch_px);
+            self.resampler.part(&self.image, &frame.window, &part, &mut self.pixels);
+            for row in self.pixels.chunks_exact(patch_px as usize * 3) {
+                write_row(row, &self.table, flipped, out);
+            }
+        }
+    }
+}
+
+/// A resized picture and where in it the crop of `image_px` squared lies.
+struct Frame {
+    window: Window,
+    x_px: u32,
+    y_px: u32,
+}
+
+/// torchvision's `Resize(short side)` and then `CenterCrop`.
+fn center_frame(view: &EvalView, width: u32, height: u32) -> Frame {
+    let side = view.geometry.image_px;
+    let short = (f64::from(side) * view.resize_ratio).round() as u32;
+    let long = |a: u32, b: u32| {
+        (u64::from(short) * u64::from(a) / u64::from(b)).min(u64::from(u32::MAX)) as u32
+    };
+    let (width_px, height_px) = if width <= height {
+        (short, long(height, width))
+    } else {
+        (long(width, height), short)
+    };
+    let offset = |len: u32| (f64::from(len - side) / 2.0).round_ties_even() as u32;
+    let source = Crop { x_px: 0, y_px: 0, width_px: width, height_px: height };
+    let window = Window { source, width_px, height_px };
+    Frame { window, x_px: offset(width_px), y_px: offset(height_px) }
+}

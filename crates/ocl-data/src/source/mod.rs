@@ -1,0 +1,267 @@
+//! Data sets: a folder of images, IDX files, CIFAR binaries, the embedded set.
+
+mod cifar;
+mod embedded;
+mod folder;
+mod idx;
+mod memory;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{ImageError, SourceError};
+use crate::pixels::RgbImage;
+use folder::Folder;
+use memory::Memory;
+
+/// Which part of a data set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Split {
+    /// The images to learn from.
+    Train,
+    /// The images to measure on.
+    Test,
+}
+
+impl fmt::Display for Split {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Split::Train => "train",
+            Split::Test => "test",
+        })
+    }
+}
+
+/// How a data set is stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SourceKind {
+    /// Told from the path alone.
+    #[default]
+    Auto,
+    /// JPEG, PNG, WebP, BMP and GIF files: `ROOT/train/CLASS/*` beside `val` or `test`,
+    /// `ROOT/CLASS/*`, or a flat folder without labels.
+    Folder,
+    /// The MNIST family's IDX files, gzipped or not.
+    Idx,
+    /// CIFAR-10, binary version.
+    Cifar10,
+    /// CIFAR-100, binary version, fine labels.
+    Cifar100,
+    /// The 10,000 Fashion-MNIST images inside the program.
+    Embedded,
+}
+
+impl FromStr for SourceKind {
+    type Err = SourceError;
+
+    fn from_str(name: &str) -> Result<SourceKind, SourceError> {
+        Ok(match name {
+            "auto" => SourceKind::Auto,
+            "folder" => SourceKind::Folder,
+            "idx" => SourceKind::Idx,
+            "cifar10" => SourceKind::Cifar10,
+            "cifar100" => SourceKind::Cifar100,
+            "embedded" => SourceKind::Embedded,
+            _ => return Err(SourceError::UnknownKind(name.into())),
+        })
+    }
+}
+
+/// An opened part of a data set: which samples there are, their labels, and how to fetch one.
+#[derive(Debug)]
+pub struct Source {
+    store: Store,
+    labels: Option<Vec<u32>>,
+    class_names: Vec<String>,
+    /// What it is, for [`Source::describe`].
+    title: String,
+}
+
+#[derive(Debug)]
+enum Store {
+    Folder(Folder),
+    Memory(Memory),
+    /// A sample whose fetching panics, to see what becomes of a worker's panic.
+    #[cfg(test)]
+    Panics {
+        len: usize,
+        at: usize,
+    },
+}
+
+/// What a store hands over.
+pub(crate) enum Stored {
+    /// An image file's bytes.
+    Encoded,
+    /// Pixels.
+    Pixels,
+}
+
+impl Source {
+    /// Opens a part of the data set at `path`; `embedded` names the one inside the program.
+    ///
+    /// With [`SourceKind::Auto`] a folder that holds IDX files or CIFAR binaries (or a folder of
+    /// CIFAR's own name) is taken as such, any other as a folder of images.
+    ///
+    /// # Errors
+    /// [`SourceError`] when nothing is there, the part is missing, or a file is not what it should be.
+    pub fn open(path: &str, kind: SourceKind, split: Split) -> Result<Source, SourceError> {
+        let embedded = kind == SourceKind::Embedded
+            || (kind == SourceKind::Auto && path == "embedded" && !Path::new(path).exists());
+        if embedded {
+            return embedded::open(split);
+        }
+        let root = Path::new(path);
+        match std::fs::metadata(root) {
+            Ok(data) if data.is_dir() => {}
+            Ok(_) => return Err(SourceError::NotAFolder(root.into())),
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {
+                return Err(SourceError::Missing(root.into()));
+            }
+            Err(cause) => return Err(SourceError::Io { path: root.into(), cause }),
+        }
+        match kind {
+            SourceKind::Idx => idx::open(root, split),
+            SourceKind::Cifar10 => cifar::open10(root, split),
+            SourceKind::Cifar100 => cifar::open100(root, split),
+            SourceKind::Folder => folder::open(root, split),
+            SourceKind::Auto | SourceKind::Embedded => {
+                if idx::recognise(root) {
+                    idx::open(root, split)
+                } else if cifar::recognise10(root) {
+                    cifar::open10(root, split)
+                } else if cifar::recognise100(root) {
+                    cifar::open100(root, split)
+                } else {
+                    folder::open(root, split)
+                }
+            }
+        }
+    }
+
+    /// Samples.
+    pub fn len(&self) -> usize {
+        match &self.store {
+            Store::Folder(folder) => folder.len(),
+            Store::Memory(memory) => memory.len(),
+            #[cfg(test)]
+            Store::Panics { len, .. } => *len,
+        }
+    }
+
+    /// Whether there are no samples. An opened source has some.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The class of each sample, an index into [`Source::class_names`]; `None` without labels.
+    pub fn labels(&self) -> Option<&[u32]> {
+        self.labels.as_deref()
+    }
+
+    /// The classes' names in the order of their labels; empty without labels.
+    pub fn class_names(&self) -> &[String] {
+        &self.class_names
+    }
+
+    /// What to call a sample: its file, or the file that holds it and its place there, as in
+    /// `train-images-idx3-ubyte.gz[17]`.
+    pub fn name_of(&self, index: usize) -> String {
+        match &self.store {
+            Store::Folder(folder) => folder.path(index).display().to_string(),
+            Store::Memory(memory) => memory.name_of(index),
+            #[cfg(test)]
+            Store::Panics { .. } => format!("trap[{index}]"),
+        }
+    }
+
+    /// One line for people: `embedded Fashion-MNIST, 8,000 train images, 10 classes`.
+    pub fn describe(&self) -> String {
+        let classes = match (&self.labels, self.class_names.len()) {
+            (None, _) => "no labels".into(),
+            (Some(_), 1) => "1 class".into(),
+            (Some(_), count) => format!("{} classes", thousands(count)),
+        };
+        format!("{}, {classes}", self.title.replacen("{}", &thousands(self.len()), 1))
+    }
+
+    /// Fetches one sample into either buffer, and says which.
+    pub(crate) fn fetch(
+        &self,
+        index: usize,
+        bytes: &mut Vec<u8>,
+        image: &mut RgbImage,
+    ) -> Result<Stored, ImageError> {
+        match &self.store {
+            Store::Folder(folder) => {
+                folder.read(index, bytes).map_err(ImageError::Read)?;
+                Ok(Stored::Encoded)
+            }
+            Store::Memory(memory) => {
+                memory.copy(index, image);
+                Ok(Stored::Pixels)
+            }
+            #[cfg(test)]
+            Store::Panics { at, .. } => {
+                assert_ne!(index, *at, "the trap was stepped on");
+                image.reshape(8, 8).fill(index as u8);
+                Ok(Stored::Pixels)
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn trap(len: usize, at: usize) -> Source {
+        let store = Store::Panics { len, at };
+        Source { store, labels: None, class_names: Vec::new(), title: "trap".into() }
+    }
+}
+
+/// Reads a whole file, with its path in the error.
+fn read_file(path: &Path) -> Result<Vec<u8>, SourceError> {
+    std::fs::read(path).map_err(|cause| SourceError::Io { path: path.into(), cause })
+}
+
+/// A damaged file's error.
+fn damaged(path: &Path, reason: impl Into<String>) -> SourceError {
+    SourceError::Format { path: PathBuf::from(path), reason: reason.into() }
+}
+
+/// `8000` as `8,000`.
+fn thousands(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.char_indices() {
+        if place > 0 && (digits.len() - place) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped() {
+        for (number, text) in [(0, "0"), (999, "999"), (8000, "8,000"), (1_281_167, "1,281,167")] {
+            assert_eq!(thousands(number), text);
+        }
+    }
+
+    #[test]
+    fn kinds_by_name() {
+        for (name, kind) in [("auto", SourceKind::Auto), ("cifar100", SourceKind::Cifar100)] {
+            assert_eq!(name.parse::<SourceKind>().unwrap(), kind);
+            assert_eq!(serde_json::to_string(&kind).unwrap(), format!("\"{name}\""));
+        }
+        assert!("cifar".parse::<SourceKind>().unwrap_err().to_string().contains("cifar10"));
+    }
+}
