@@ -1,1 +1,35 @@
-//! Placeholder.
+//! Pre-training: a [`Recipe`] and a data set give a [`Plan`]; [`pretrain`] runs it and leaves an encoder.
+//!
+//! Read in this order: [`Recipe`] (what a user writes), [`Plan`] (every number resolved), [`pretrain`]
+//! (the loop), [`Trainer`] (one step), [`Method`] (what is learnt), [`AdamW`] (how).
+
+mod adamw;
+mod backend;
+mod checkpoint;
+#[doc(hidden)]
+pub mod cli;
+mod estimate;
+mod journal;
+mod methods;
+mod plan;
+mod pretrain;
+mod progress;
+mod recipe;
+mod schedule;
+mod summary;
+mod tensorboard;
+mod trainer;
+
+pub use adamw::{AdamW, AdamWConfig, AdamWState};
+pub use backend::{Backend, BackendError};
+pub use checkpoint::CheckpointError;
+pub use estimate::Estimate;
+pub use journal::{JournalError, StepRecord};
+pub use methods::{Method, Ocl};
+pub use plan::{DataPlan, Plan, PlanError};
+pub use pretrain::{Event, Outcome, Start, TrainError, pretrain};
+pub use progress::Progress;
+pub use recipe::{DataRecipe, ModelRecipe, OptimRecipe, Recipe, RecipeError, TrainRecipe};
+pub use schedule::WarmupCosine;
+pub use summary::summary;
+pub use trainer::Trainer;

@@ -72,6 +72,38 @@ impl FromStr for SourceKind {
     }
 }
 
+impl std::fmt::Display for SourceKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            SourceKind::Auto => "auto",
+            SourceKind::Folder => "folder",
+            SourceKind::Idx => "idx",
+            SourceKind::Cifar10 => "cifar10",
+            SourceKind::Cifar100 => "cifar100",
+            SourceKind::Embedded => "embedded",
+        })
+    }
+}
+
+impl SourceKind {
+    /// The kind that a path alone suggests; never [`SourceKind::Auto`]. Whether anything is there is
+    /// for [`Source::open`] to say.
+    pub fn detect(path: &str) -> SourceKind {
+        let root = Path::new(path);
+        if path == "embedded" && !root.exists() {
+            SourceKind::Embedded
+        } else if idx::recognise(root) {
+            SourceKind::Idx
+        } else if cifar::recognise10(root) {
+            SourceKind::Cifar10
+        } else if cifar::recognise100(root) {
+            SourceKind::Cifar100
+        } else {
+            SourceKind::Folder
+        }
+    }
+}
+
 /// An opened part of a data set: which samples there are, their labels, and how to fetch one.
 #[derive(Debug)]
 pub struct Source {
@@ -111,9 +143,8 @@ impl Source {
     /// # Errors
     /// [`SourceError`] when nothing is there, the part is missing, or a file is not what it should be.
     pub fn open(path: &str, kind: SourceKind, split: Split) -> Result<Source, SourceError> {
-        let embedded = kind == SourceKind::Embedded
-            || (kind == SourceKind::Auto && path == "embedded" && !Path::new(path).exists());
-        if embedded {
+        let kind = if kind == SourceKind::Auto { SourceKind::detect(path) } else { kind };
+        if kind == SourceKind::Embedded {
             return embedded::open(split);
         }
         let root = Path::new(path);
@@ -129,17 +160,8 @@ impl Source {
             SourceKind::Idx => idx::open(root, split),
             SourceKind::Cifar10 => cifar::open10(root, split),
             SourceKind::Cifar100 => cifar::open100(root, split),
-            SourceKind::Folder => folder::open(root, split),
-            SourceKind::Auto | SourceKind::Embedded => {
-                if idx::recognise(root) {
-                    idx::open(root, split)
-                } else if cifar::recognise10(root) {
-                    cifar::open10(root, split)
-                } else if cifar::recognise100(root) {
-                    cifar::open100(root, split)
-                } else {
-                    folder::open(root, split)
-                }
+            SourceKind::Folder | SourceKind::Auto | SourceKind::Embedded => {
+                folder::open(root, split)
             }
         }
     }

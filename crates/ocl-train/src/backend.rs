@@ -1,0 +1,77 @@
+//! Which of the compiled backends computes.
+
+use std::fmt;
+use std::str::FromStr;
+
+use burn::tensor::Device;
+use thiserror::Error;
+
+/// A tensor backend. All are known by name; a cargo feature of the same name compiles each in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// Pure Rust on the CPU.
+    Flex,
+    /// Any GPU through wgpu.
+    Wgpu,
+    /// A GPU through Vulkan and SPIR-V.
+    Vulkan,
+    /// An NVIDIA GPU.
+    Cuda,
+}
+
+/// A backend that cannot be used.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum BackendError {
+    /// Not a backend's name.
+    #[error("no backend is called `{0}`; there are flex, wgpu, vulkan, cuda")]
+    Unknown(String),
+    /// The program was built without it.
+    #[error("this program was built without {0}; build with `--features {0}`, or use `cargo xtask … --backend {0}`")]
+    NotCompiled(Backend),
+}
+
+impl Backend {
+    /// The CPU, which every machine has.
+    pub const DEFAULT: Self = Self::Flex;
+
+    /// The backend's first device, without autodiff.
+    ///
+    /// # Errors
+    /// [`BackendError::NotCompiled`] when its cargo feature is off.
+    pub fn device(self) -> Result<Device, BackendError> {
+        match self {
+            #[cfg(feature = "flex")]
+            Self::Flex => Ok(Device::flex()),
+            #[cfg(feature = "wgpu")]
+            Self::Wgpu => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
+            #[cfg(feature = "vulkan")]
+            Self::Vulkan => Ok(Device::vulkan(burn::tensor::DeviceKind::DefaultDevice)),
+            #[cfg(feature = "cuda")]
+            Self::Cuda => Ok(Device::cuda(0)),
+            #[allow(unreachable_patterns, reason = "with every feature on, nothing is left")]
+            other => Err(BackendError::NotCompiled(other)),
+        }
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Flex => "flex",
+            Self::Wgpu => "wgpu",
+            Self::Vulkan => "vulkan",
+            Self::Cuda => "cuda",
+        })
+    }
+}
+
+impl FromStr for Backend {
+    type Err = BackendError;
+
+    fn from_str(name: &str) -> Result<Self, BackendError> {
+        [Self::Flex, Self::Wgpu, Self::Vulkan, Self::Cuda]
+            .into_iter()
+            .find(|backend| backend.to_string() == name)
+            .ok_or_else(|| BackendError::Unknown(name.to_owned()))
+    }
+}

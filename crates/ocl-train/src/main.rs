@@ -1,0 +1,173 @@
+//! `ocl-train`: pre-trains an encoder from a folder of images.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use ocl_data::{Source, SourceKind, Split};
+use ocl_train::cli::{Cli, Command, PretrainArgs};
+use ocl_train::{Estimate, Plan, Progress, Recipe, Start, pretrain, summary};
+
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// What a shell expects of a program ended by Ctrl-C.
+const INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Pretrain(args) => run(&args),
+        Command::Recipes { name } => recipes(name.as_deref()),
+    };
+    result.unwrap_or_else(|error| {
+        let mut text = format!("error: {error}");
+        for cause in error.chain().skip(1) {
+            let _ = write!(text, "\n  because: {cause}");
+        }
+        eprintln!("{text}");
+        ExitCode::FAILURE
+    })
+}
+
+fn recipes(name: Option<&str>) -> Result<ExitCode> {
+    match name {
+        None => {
+            for (name, text) in Recipe::built_in() {
+                let first = text.lines().next().unwrap_or_default().trim_start_matches("# ");
+                println!("{name:16} {first}");
+            }
+        }
+        Some(wanted) => match Recipe::built_in().iter().find(|(name, _)| *name == wanted) {
+            Some((_, text)) => print!("{text}"),
+            None => bail!("no built-in recipe is called `{wanted}`; `ocl-train recipes` lists them"),
+        },
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run(args: &PretrainArgs) -> Result<ExitCode> {
+    let device = args.backend.device()?;
+    let (plan, source, start) = match &args.resume {
+        Some(run) => resumed(run, args)?,
+        None => fresh(args)?,
+    };
+    let estimate = Estimate::count(&plan);
+    if args.dry_run {
+        let estimate = estimate.with_time(&plan, &device)?;
+        print!("{}\n{}", plan.to_toml(), summary(&plan, &source, &estimate, args.backend));
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprint!("{}", summary(&plan, &source, &estimate, args.backend));
+
+    let run = match &args.resume {
+        Some(run) => run.clone(),
+        None => run_folder(args, &plan),
+    };
+    stop_on_signals()?;
+    let mut progress = Progress::new(&plan);
+    let mut told = false;
+    let outcome = pretrain(&plan, source, &run, start, &device, &STOP, |event| {
+        if !told {
+            progress.say(&format!("run folder {}", run.display()));
+            told = true;
+        }
+        progress.observe(event);
+    });
+    progress.finish();
+    let outcome = outcome?;
+    if outcome.skipped > 0 {
+        let list = run.join("quarantine.jsonl");
+        eprintln!("{} images could not be read; {} names them", outcome.skipped, list.display());
+    }
+    if !outcome.finished {
+        eprintln!(
+            "interrupted after step {} of {}; continue with\n  cargo xtask pretrain --resume {}",
+            outcome.step,
+            plan.steps,
+            run.display()
+        );
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    eprintln!("encoder {}", run.join("encoder.safetensors").display());
+    if let Some(file) = &args.run_folder_to {
+        std::fs::write(file, format!("{}\n", run.display()))
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn fresh(args: &PretrainArgs) -> Result<(Plan, Arc<Source>, Start)> {
+    let name = match &args.recipe {
+        Some(name) => name.clone(),
+        None => recipe_for(args).to_owned(),
+    };
+    let recipe = Recipe::load(&name, &args.all_overrides())?;
+    let source = Source::open(&recipe.data.path, recipe.data.kind, Split::Train)?;
+    let plan = Plan::resolve(&name, &recipe, &source)?;
+    Ok((plan, Arc::new(source), Start::Fresh))
+}
+
+/// The built-in recipe that fits the data when none was named.
+fn recipe_for(args: &PretrainArgs) -> &'static str {
+    let kind = match (&args.data, args.data_kind.unwrap_or_default()) {
+        (None, _) => SourceKind::Embedded,
+        (Some(path), SourceKind::Auto) => SourceKind::detect(path),
+        (Some(_), kind) => kind,
+    };
+    match kind {
+        SourceKind::Embedded => "embedded",
+        SourceKind::Idx => "fashion-mnist",
+        SourceKind::Cifar10 | SourceKind::Cifar100 => "cifar-10",
+        SourceKind::Folder | SourceKind::Auto => "folder",
+    }
+}
+
+fn resumed(run: &Path, args: &PretrainArgs) -> Result<(Plan, Arc<Source>, Start)> {
+    let mut plan = Plan::load(run)?;
+    if let Some(path) = &args.data {
+        plan.data.path.clone_from(path);
+    }
+    if let Some(workers) = args.workers {
+        plan.data.workers = workers.max(1);
+    }
+    let source = Source::open(&plan.data.path, plan.data.kind, Split::Train)?;
+    if source.len() != plan.data.images {
+        bail!(
+            "{} holds {} images now, the run began with {}: resuming would not continue it",
+            plan.data.path,
+            source.len(),
+            plan.data.images
+        );
+    }
+    Ok((plan, Arc::new(source), Start::Resume))
+}
+
+/// `OUT/NAME`, or the first free `OUT/RECIPE-NNN`.
+fn run_folder(args: &PretrainArgs, plan: &Plan) -> PathBuf {
+    if let Some(name) = &args.name {
+        return args.out.join(name);
+    }
+    let recipe = Path::new(&plan.recipe).file_stem().unwrap_or_default().to_string_lossy();
+    let mut number = 1;
+    loop {
+        let folder = args.out.join(format!("{recipe}-{number:03}"));
+        if !folder.exists() {
+            return folder;
+        }
+        number += 1;
+    }
+}
+
+/// The first signal ends the run after the current step; a second one ends the program at once.
+fn stop_on_signals() -> Result<()> {
+    ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+        eprintln!("\nstopping after this step; press Ctrl-C again to stop at once");
+    })
+    .context("cannot listen for Ctrl-C")
+}

@@ -1,0 +1,67 @@
+//! Occluded image contrastive learning: kept patches, two views, one encoder, one loss.
+
+use burn::tensor::{Int, Tensor, TensorData};
+use ocl_data::{Batch, Keep, kept_patches};
+use ocl_loss::{TspSimilarity, contrastive_loss};
+use ocl_model::Vit;
+use serde::{Deserialize, Serialize};
+
+/// Constants of OCL (arXiv 2411.09858, section 3).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ocl {
+    /// Share of the patches that no view sees, `0..1`.
+    pub mask_ratio: f64,
+    /// Concentration of the similarity.
+    pub kappa: f64,
+    /// Temperature of the similarity.
+    pub temperature: f64,
+}
+
+impl Ocl {
+    pub(crate) fn keep(&self) -> Keep {
+        Keep::Random { mask_ratio: self.mask_ratio }
+    }
+
+    pub(crate) fn sequences(&self, patches: usize) -> (usize, usize) {
+        (2, 1 + kept_patches(patches, self.mask_ratio) / 2)
+    }
+
+    pub(crate) fn loss(&self, vit: &Vit, batch: Batch) -> Tensor<1> {
+        let (patches, positions) = to_device(vit, batch);
+        let views = vit.views(patches, positions); // [N, 2, D]
+        let [n, _, d] = views.dims();
+        let view = |i: usize| views.clone().slice([0..n, i..i + 1]).reshape([n, d]); // [N, D]
+        let similarity = TspSimilarity { kappa: self.kappa, temperature: self.temperature };
+        contrastive_loss(&similarity, view(0), view(1))
+    }
+
+    pub(crate) fn problem(&self, patches: usize) -> Option<(&'static str, String)> {
+        if !(0.0..1.0).contains(&self.mask_ratio) {
+            return Some(("mask_ratio", format!("{} is not in 0..1", self.mask_ratio)));
+        }
+        if kept_patches(patches, self.mask_ratio) < 2 {
+            let reason = format!(
+                "{} of {patches} patches leaves fewer than the 2 that two views need",
+                self.mask_ratio
+            );
+            return Some(("mask_ratio", reason));
+        }
+        if !(self.kappa >= 0.0 && self.kappa.is_finite()) {
+            return Some(("kappa", format!("{} is not a number of at least 0", self.kappa)));
+        }
+        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
+            return Some(("temperature", format!("{} is not above 0", self.temperature)));
+        }
+        None
+    }
+}
+
+/// Sends a batch to the encoder's device: patches `[N, K, P*P*3]` and positions `[N, K]`.
+fn to_device(vit: &Vit, batch: Batch) -> (Tensor<3>, Tensor<2, Int>) {
+    let device = vit.device();
+    let (n, k) = (batch.images, batch.kept);
+    let patches = TensorData::new(batch.patches, [n, k, batch.patch_len]);
+    let positions: Vec<i32> = batch.positions.into_iter().map(|p| p as i32).collect();
+    let positions = TensorData::new(positions, [n, k]);
+    (Tensor::from_data(patches, &device), Tensor::from_data(positions, &device))
+}

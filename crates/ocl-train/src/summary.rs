@@ -1,0 +1,81 @@
+//! A plan in a few lines for a person.
+
+use std::fmt::Write as _;
+
+use ocl_data::Source;
+
+use crate::backend::Backend;
+use crate::estimate::Estimate;
+use crate::methods::Method;
+use crate::plan::Plan;
+use crate::progress::duration;
+
+/// What will be trained on what, and what it costs; a line each.
+pub fn summary(plan: &Plan, source: &Source, estimate: &Estimate, backend: Backend) -> String {
+    let model = &plan.model;
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "{name:10}{value}");
+    };
+    line("recipe", plan.recipe.clone());
+    line("data", source.describe());
+    line(
+        "encoder",
+        format!(
+            "ViT {} wide, {} deep, {} heads, patch {} on {} px: {:.1} M parameters",
+            model.width,
+            model.depth,
+            model.heads,
+            model.patch_px,
+            model.image_px,
+            estimate.parameters as f64 / 1e6
+        ),
+    );
+    line("method", method_line(&plan.method, estimate.kept, model.patches()));
+    line(
+        "training",
+        format!(
+            "{} epochs of {} steps, batch {}, lr {:.2e} after {} epochs of warm-up, seed {}",
+            plan.epochs,
+            plan.steps_per_epoch,
+            plan.batch,
+            plan.schedule.lr,
+            plan.schedule.warmup_epochs,
+            plan.seed
+        ),
+    );
+    line(
+        "cost",
+        format!(
+            "{:.2} GFLOP an image, about {} at peak, on {backend}",
+            2.0 * estimate.macs_per_image as f64 / 1e9,
+            bytes(estimate.peak_bytes)
+        ),
+    );
+    if let Some(step_secs) = estimate.step_secs {
+        let images = plan.batch as f64 / step_secs;
+        let whole = duration(step_secs * plan.steps as f64);
+        line("time", format!("{whole} at {images:.0} img/s, from timed steps; data not counted"));
+    }
+    let chance = plan.method.chance_loss(plan.batch);
+    line("chance", format!("a loss of {chance:.3} is what an encoder that learnt nothing scores"));
+    text
+}
+
+fn method_line(method: &Method, kept: usize, patches: usize) -> String {
+    match method {
+        Method::Ocl(ocl) => format!(
+            "OCL: 2 views of {} of {patches} patches (mask ratio {}), kappa {:.6}, temperature {}",
+            kept / 2,
+            ocl.mask_ratio,
+            ocl.kappa,
+            ocl.temperature
+        ),
+    }
+}
+
+/// `1.4 GiB`, `310 MiB`.
+fn bytes(bytes: u64) -> String {
+    let mib = bytes as f64 / f64::from(1 << 20);
+    if mib >= 1024.0 { format!("{:.1} GiB", mib / 1024.0) } else { format!("{mib:.0} MiB") }
+}
