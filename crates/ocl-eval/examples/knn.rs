@@ -1,0 +1,36 @@
+//! k-NN accuracy of an untrained encoder on the embedded images.
+//!
+//! `cargo run --release -p ocl-eval --example knn`
+
+use std::error::Error;
+use std::sync::Arc;
+
+use burn::tensor::Device;
+use ocl_data::{EvalView, Geometry, Normalisation, Source, SourceKind, Split};
+use ocl_eval::{ExtractConfig, Extractor, KnnConfig, Pool, Progress, extract, knn};
+use ocl_model::{Vit, VitConfig};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let device = Device::default();
+    let shape = VitConfig { image_px: 32, patch_px: 8, ..VitConfig::named("nano")? };
+    let encoder = Vit::new(&shape, 0, &device)?;
+    let normalisation = Normalisation { mean: [0.286; 3], std: [0.353; 3] };
+    let geometry = Geometry { image_px: 32, patch_px: 8 };
+    let config = ExtractConfig {
+        view: EvalView { geometry, normalisation, resize_ratio: 1.0 },
+        batch: 64,
+        workers: 1,
+        max_bad_share: 0.0,
+    };
+    let mut progress = Progress::stderr();
+    let mut features = |split| -> Result<_, Box<dyn Error>> {
+        let source = Arc::new(Source::open("embedded", SourceKind::Auto, split)?);
+        let class_tokens = [Extractor::Encoder(&encoder, Pool::Cls)];
+        Ok(extract(&class_tokens, &source, split, None, &config, &device, &mut progress)?.remove(0))
+    };
+    let (bank, queries) = (features(Split::Train)?, features(Split::Test)?);
+    let accuracy = knn(&bank, &queries, 10, &KnnConfig::default(), &device, &mut progress)?;
+    progress.clear();
+    println!("untrained encoder: k-NN top-1 {:.1} %", 100.0 * accuracy.top1);
+    Ok(())
+}

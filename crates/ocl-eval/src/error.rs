@@ -1,0 +1,116 @@
+//! What can go wrong between a run folder and a number.
+
+use std::path::PathBuf;
+
+/// Why a representation could not be measured.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EvalError {
+    /// A data set could not be opened.
+    #[error("cannot open the {split} split")]
+    Source {
+        /// Which split.
+        split: ocl_data::Split,
+        /// The cause.
+        #[source]
+        source: ocl_data::SourceError,
+    },
+    /// The images have no labels, and both protocols count how often a label is hit.
+    #[error(
+        "{data} has no labels, which k-NN and linear probe need: give labelled data with --data, \
+         for example a folder with train/CLASS/*.jpg and val/CLASS/*.jpg"
+    )]
+    NoLabels {
+        /// The data set, in words.
+        data: String,
+    },
+    /// A split has too little in it.
+    #[error(
+        "the {split} split of {data} holds {images} images of {classes} classes: at least 2 images \
+         of 2 classes are needed"
+    )]
+    TooSmall {
+        /// Which split.
+        split: ocl_data::Split,
+        /// The data set, in words.
+        data: String,
+        /// Its images.
+        images: usize,
+        /// Its classes.
+        classes: usize,
+    },
+    /// The classes of the two splits are not the same.
+    #[error(
+        "train and test split differ in their classes, so labels mean different things: {difference}; \
+         give both splits the same class folders"
+    )]
+    Classes {
+        /// What is in one only.
+        difference: String,
+    },
+    /// The loader stopped.
+    #[error("cannot read the {split} split")]
+    Loader {
+        /// Which split.
+        split: ocl_data::Split,
+        /// The cause.
+        #[source]
+        source: ocl_data::LoaderError,
+    },
+    /// The encoder gave a feature that is not finite.
+    #[error(
+        "the encoder gives values that are not finite for {image}: the weights are damaged or the \
+         training diverged"
+    )]
+    NotFinite {
+        /// The first image with such a feature.
+        image: String,
+    },
+    /// A setting that cannot work.
+    #[error("{setting}: {reason}")]
+    Setting {
+        /// The setting's name.
+        setting: &'static str,
+        /// What is wrong and what would be right.
+        reason: String,
+    },
+    /// The probe's loss is not finite.
+    #[error(
+        "the linear probe's loss is not finite in epoch {epoch} at learning rate {lr}: lower --base-lr"
+    )]
+    Diverged {
+        /// The epoch, from 0.
+        epoch: usize,
+        /// The rate at its end.
+        lr: f64,
+    },
+    /// The device did not hand values back.
+    #[error("cannot read from the device")]
+    Device(#[source] burn::tensor::TensorReadError),
+    /// The plan of the run could not be read.
+    #[error(transparent)]
+    Plan(ocl_train::PlanError),
+    /// The run has no final weights.
+    #[error("{} does not exist: {advice}", path.display())]
+    NoWeights {
+        /// The file looked for.
+        path: PathBuf,
+        /// What to do.
+        advice: String,
+    },
+    /// The weights could not be read.
+    #[error("cannot load the encoder")]
+    Weights(#[from] ocl_model::WeightsError),
+    /// The shape of the encoder is impossible.
+    #[error("cannot build the encoder")]
+    Config(#[from] ocl_model::ConfigError),
+    /// The results could not be written.
+    #[error("cannot append to {}", path.display())]
+    Results {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+}

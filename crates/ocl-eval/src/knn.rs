@@ -1,0 +1,287 @@
+//! Weighted k nearest neighbours (Wu et al., arXiv 1805.01978, section 3.4; constants as in DINO).
+
+use burn::tensor::{Device, Tensor};
+
+use crate::error::EvalError;
+use crate::features::Features;
+use crate::metrics::{Accuracy, Tally, rank_of};
+use crate::progress::Progress;
+
+/// Settings of weighted k-NN.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct KnnConfig {
+    /// Neighbours that vote; all of the bank if it is smaller.
+    pub k: usize,
+    /// `T` of a vote's weight `exp(similarity / T)`.
+    pub temperature: f64,
+}
+
+impl Default for KnnConfig {
+    /// k = 20, T = 0.07: DINO's best (arXiv 2104.14294, appendix F.1).
+    fn default() -> Self {
+        Self { k: 20, temperature: 0.07 }
+    }
+}
+
+/// A neighbour of a query.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Neighbour {
+    /// Cosine of the two features.
+    pub similarity: f32,
+    /// Row in the bank.
+    pub row: u32,
+}
+
+/// Queries of a block of similarities. Two blocks of 512 by 4,096 floats fit a CPU's cache and keep
+/// matrix products large.
+const QUERIES: usize = 512;
+/// Bank rows of a block of similarities.
+const BANK: usize = 4096;
+
+/// Classifies each query by the votes of its `k` nearest bank features, each weighing `exp(cosine/T)`.
+///
+/// Top-5 asks for votes: a label that no neighbour has is wrong.
+///
+/// # Errors
+/// When a setting cannot work or the device fails.
+///
+/// # Panics
+/// If the widths of `bank` and `queries` differ, or a label is not below `classes`.
+pub fn knn(
+    bank: &Features,
+    queries: &Features,
+    classes: usize,
+    config: &KnnConfig,
+    device: &Device,
+    progress: &mut Progress,
+) -> Result<Accuracy, EvalError> {
+    if !(config.temperature.is_finite() && config.temperature > 0.0) {
+        let reason = format!("{} must be above 0", config.temperature);
+        return Err(EvalError::Setting { setting: "temperature", reason });
+    }
+    let nearest = nearest(bank, queries, config.k, device, progress)?;
+    let mut tally = Tally::default();
+    for (neighbours, &label) in nearest.iter().zip(queries.labels()) {
+        let votes = votes(neighbours, bank.labels(), classes, config.temperature);
+        tally.add(if votes[label as usize] > 0.0 { rank_of(&votes, label) } else { usize::MAX });
+    }
+    Ok(tally.accuracy())
+}
+
+/// Sum of the weights of each class, `[C]`, up to a common factor.
+fn votes(neighbours: &[Neighbour], labels: &[u32], classes: usize, temperature: f64) -> Vec<f64> {
+    let mut votes = vec![0.0; classes];
+    let best = neighbours.first().map_or(0.0, |first| f64::from(first.similarity));
+    for neighbour in neighbours {
+        // Relative to the best one, so that no weight overflows at a low temperature.
+        let weight = ((f64::from(neighbour.similarity) - best) / temperature).exp();
+        votes[labels[neighbour.row as usize] as usize] += weight;
+    }
+    votes
+}
+
+/// The `k` most similar bank rows of each query by cosine, best first; of equals the lower row.
+///
+/// Similarities are made block by block on the device; the host keeps the best of each query, so memory
+/// does not grow with the product of both sizes.
+///
+/// # Errors
+/// When `k` is 0 or the device fails.
+///
+/// # Panics
+/// If the widths of `bank` and `queries` differ.
+pub fn nearest(
+    bank: &Features,
+    queries: &Features,
+    k: usize,
+    device: &Device,
+    progress: &mut Progress,
+) -> Result<Vec<Vec<Neighbour>>, EvalError> {
+    if k == 0 {
+        let reason = "at least 1 neighbour must vote".to_owned();
+        return Err(EvalError::Setting { setting: "k", reason });
+    }
+    assert_eq!(bank.width(), queries.width(), "features of bank and queries differ in width");
+    let mut best = vec![Vec::with_capacity(k.min(bank.len()) + 1); queries.len()];
+    progress.begin();
+    for start in (0..queries.len()).step_by(QUERIES) {
+        let rows = start..queries.len().min(start + QUERIES);
+        let block = unit_rows(queries.block(rows.clone(), device)); // [Q, D]
+        for offset in (0..bank.len()).step_by(BANK) {
+            let columns = offset..bank.len().min(offset + BANK);
+            let bank = unit_rows(bank.block(columns.clone(), device)); // [B, D]
+            let similarities = block.clone().matmul(bank.transpose()); // [Q, B]
+            let data = similarities.try_into_vec_as::<f32>().map_err(EvalError::Device)?;
+            keep_best(&mut best[rows.clone()], &data, columns.len(), offset as u32, k);
+        }
+        progress.images("k-NN", rows.end, queries.len());
+    }
+    Ok(best)
+}
+
+/// `x / max(|x|, 1e-12)` row by row.
+fn unit_rows(x: Tensor<2>) -> Tensor<2> {
+    let length = x.clone().square().sum_dim(1).sqrt().clamp_min(1e-12); // [N, 1]
+    x / length
+}
+
+/// Takes a block `[Q, B]` of similarities into the best of its Q queries, on all cores.
+fn keep_best(best: &mut [Vec<Neighbour>], block: &[f32], columns: usize, offset: u32, k: usize) {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = best.len().div_ceil(threads);
+    std::thread::scope(|scope| {
+        for (best, block) in best.chunks_mut(share).zip(block.chunks(share * columns)) {
+            scope.spawn(move || {
+                for (best, row) in best.iter_mut().zip(block.chunks_exact(columns)) {
+                    keep_best_of_row(best, row, offset, k);
+                }
+            });
+        }
+    });
+}
+
+/// Almost every similarity is below the k-th so far: whole groups are passed over by their maximum,
+/// which the compiler turns into vector instructions.
+fn keep_best_of_row(best: &mut Vec<Neighbour>, row: &[f32], offset: u32, k: usize) {
+    const GROUP: usize = 32;
+    let mut floor = if best.len() == k { best[k - 1].similarity } else { f32::NEG_INFINITY };
+    for (group, values) in row.chunks(GROUP).enumerate() {
+        let most =
+            values.iter().fold(f32::NEG_INFINITY, |most, &v| if v > most { v } else { most });
+        if most <= floor && best.len() == k {
+            continue;
+        }
+        for (i, &similarity) in values.iter().enumerate() {
+            // Rows come in rising order, so an equal one later does not displace an earlier one.
+            if best.len() == k && similarity <= floor {
+                continue;
+            }
+            let place = best.partition_point(|other| other.similarity >= similarity);
+            let row = offset + (group * GROUP + i) as u32;
+            best.insert(place, Neighbour { similarity, row });
+            best.truncate(k);
+            if best.len() == k {
+                floor = best[k - 1].similarity;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::rngs::ChaCha8Rng;
+    use rand::{RngExt, SeedableRng};
+
+    fn random(n: usize, width: usize, classes: u32, seed: u64) -> Features {
+        let mut stream = ChaCha8Rng::seed_from_u64(seed);
+        let rows = (0..n * width).map(|_| stream.random::<f32>() - 0.5).collect();
+        let labels = (0..n).map(|_| stream.random_range(0..classes)).collect();
+        Features::new(rows, width, labels)
+    }
+
+    fn find(bank: &Features, queries: &Features, k: usize) -> Vec<Vec<Neighbour>> {
+        nearest(bank, queries, k, &Device::default(), &mut Progress::silent()).unwrap()
+    }
+
+    fn measure(
+        bank: &Features,
+        queries: &Features,
+        classes: usize,
+        config: &KnnConfig,
+    ) -> Accuracy {
+        knn(bank, queries, classes, config, &Device::default(), &mut Progress::silent()).unwrap()
+    }
+
+    /// All cosines in f64, sorted.
+    fn naive(bank: &Features, query: &[f32], k: usize) -> Vec<(f64, u32)> {
+        let dot = |a: &[f32], b: &[f32]| -> f64 {
+            a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+        };
+        let mut all: Vec<(f64, u32)> = (0..bank.len())
+            .map(|i| {
+                let row = bank.row(i);
+                (dot(row, query) / (dot(row, row) * dot(query, query)).sqrt(), i as u32)
+            })
+            .collect();
+        all.sort_by(|a, b| b.0.total_cmp(&a.0));
+        all.truncate(k);
+        all
+    }
+
+    #[test]
+    fn blocks_and_threads_find_what_sorting_finds() {
+        // Sizes that leave partial blocks on both sides.
+        let (bank, queries) = (random(BANK + 700, 6, 5, 1), random(QUERIES + 9, 6, 5, 2));
+        let found = find(&bank, &queries, 20);
+        for i in (0..queries.len()).step_by(37) {
+            let expected = naive(&bank, queries.row(i), 20);
+            for (found, expected) in found[i].iter().zip(&expected) {
+                assert!((f64::from(found.similarity) - expected.0).abs() < 1e-5);
+            }
+            let same = found[i].iter().zip(&expected).filter(|(f, e)| f.row == e.1).count();
+            assert!(same >= 18, "only near-ties may change places, {same} of 20 agree");
+        }
+    }
+
+    #[test]
+    fn of_equals_the_lower_row_comes_first() {
+        let row = [0.6, 0.8, 0.0, 0.1];
+        let bank = Features::new(row.repeat(100), 4, vec![0; 100]);
+        let query = Features::new(row.to_vec(), 4, vec![0]);
+        let rows: Vec<u32> = find(&bank, &query, 7)[0].iter().map(|n| n.row).collect();
+        assert_eq!(rows, [0, 1, 2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn a_small_bank_votes_as_a_whole() {
+        let bank = Features::new(vec![1.0, 0.0, 0.0, 1.0, 0.1, 1.0], 2, vec![0, 1, 1]);
+        let queries = Features::new(vec![1.0, 0.2, 0.0, 3.0], 2, vec![0, 1]);
+        assert_eq!(find(&bank, &queries, 20)[0].len(), 3);
+        let accuracy = measure(&bank, &queries, 2, &KnnConfig::default());
+        assert_eq!(accuracy, Accuracy { top1: 1.0, top5: 1.0 });
+    }
+
+    #[test]
+    fn nearer_neighbours_weigh_more() {
+        // One neighbour at cosine 1 against three at 0: exp(1 / 0.07) is far more than 3.
+        let bank = Features::new(vec![1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0], 2, vec![0, 1, 1, 1]);
+        let query = Features::new(vec![2.0, 0.0], 2, vec![0]);
+        assert_eq!(measure(&bank, &query, 2, &KnnConfig::default()).top1, 1.0);
+        // A temperature so high that all weigh the same lets the three win.
+        let flat = KnnConfig { temperature: 1e3, ..KnnConfig::default() };
+        assert_eq!(measure(&bank, &query, 2, &flat).top1, 0.0);
+    }
+
+    #[test]
+    fn a_label_without_votes_is_not_in_the_top_five() {
+        let bank = Features::new(vec![1.0, 0.0], 2, vec![1]);
+        let query = Features::new(vec![1.0, 0.0], 2, vec![0]);
+        assert_eq!(measure(&bank, &query, 3, &KnnConfig::default()).top5, 0.0);
+    }
+
+    #[test]
+    fn names_of_classes_do_not_matter() {
+        let (bank, queries) = (random(400, 8, 6, 3), random(150, 8, 6, 4));
+        let before = measure(&bank, &queries, 6, &KnnConfig::default());
+        let renamed = |features: &Features| {
+            let labels = features.labels().iter().map(|label| [4, 0, 5, 1, 3, 2][*label as usize]);
+            let rows = (0..features.len()).flat_map(|i| features.row(i).to_vec());
+            Features::new(rows.collect(), features.width(), labels.collect())
+        };
+        let after = measure(&renamed(&bank), &renamed(&queries), 6, &KnnConfig::default());
+        assert_eq!(before, after);
+    }
+
+    #[test]
+    fn impossible_settings_are_named() {
+        let bank = random(4, 2, 2, 5);
+        for (name, config) in [
+            ("k", KnnConfig { k: 0, ..KnnConfig::default() }),
+            ("temperature", KnnConfig { temperature: 0.0, ..KnnConfig::default() }),
+        ] {
+            let run = knn(&bank, &bank, 2, &config, &Device::default(), &mut Progress::silent());
+            assert!(run.unwrap_err().to_string().starts_with(name));
+        }
+    }
+}

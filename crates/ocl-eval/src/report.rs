@@ -1,0 +1,207 @@
+//! The report that ends a pre-training: k-NN and linear probe of the trained encoder against the same
+//! encoder untrained and against raw pixels.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use burn::tensor::Device;
+use ocl_data::SourceError;
+use serde::Serialize;
+
+use crate::error::EvalError;
+use crate::features::Pool;
+use crate::knn::KnnConfig;
+use crate::labelled::Labelled;
+use crate::linear::LinearConfig;
+use crate::measure::{measure_knn, measure_linear};
+use crate::progress::Progress;
+use crate::results::{Circumstances, ResultRecord};
+use crate::subject::{DEFAULT_ENCODE_BATCH, Extraction, Run, Subject};
+use crate::table::{data_lines, percent, shell_word, wrap};
+
+/// Images that a report looks at unless told otherwise, of the training and of the test split: it is a
+/// first look and must not take longer than the training did.
+pub const REPORT_LIMITS: [usize; 2] = [10_000, 5_000];
+
+/// What a pre-trained encoder is worth on the plan's own data.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// The run folder.
+    pub run: PathBuf,
+    /// For each of trained, untrained and raw pixels: k-NN, then linear probe.
+    pub results: Vec<ResultRecord>,
+    /// What the figures mean, in a sentence.
+    pub meaning: String,
+}
+
+/// A report, or why there is nothing to report.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Findings {
+    /// All figures.
+    Measured(Box<Report>),
+    /// The data cannot say what a representation is worth; the sentence says why.
+    Nothing(String),
+}
+
+/// Measures a run on its plan's own data: k-NN and linear probe of three subjects, from one pass over
+/// the images.
+///
+/// # Errors
+/// When the run is not complete or its data cannot be read. Data without labels or test split is no
+/// error, but [`Findings::Nothing`].
+pub fn report(
+    run: &Run,
+    limits: [usize; 2],
+    workers: Option<usize>,
+    backend: &str,
+    device: &Device,
+    progress: &mut Progress,
+) -> Result<Findings, EvalError> {
+    let data = match Labelled::open(&run.plan.data.path, run.plan.data.kind) {
+        Ok(data) => data,
+        Err(
+            error @ (EvalError::NoLabels { .. }
+            | EvalError::TooSmall { .. }
+            | EvalError::Source { source: SourceError::NotFound { .. }, .. }),
+        ) => return Ok(Findings::Nothing(with_causes(&error))),
+        Err(error) => return Err(error),
+    };
+    let weights = run.final_weights();
+    let subjects = [run.trained(&weights, device)?, run.untrained(device)?, Subject::RawPixels];
+    let how = Extraction {
+        pool: Pool::Cls,
+        encode_batch: DEFAULT_ENCODE_BATCH,
+        workers,
+        limits: limits.map(Some),
+    };
+    let (features, features_secs) = run.features(&subjects, &data, &how, device, progress)?;
+    let at = Circumstances {
+        weights: Some(weights),
+        pool: how.pool,
+        data: data.record(features[0].train.len(), features[0].test.len()),
+        features_secs,
+        backend: backend.to_owned(),
+    };
+    let mut results = Vec::new();
+    for (subject, splits) in subjects.iter().zip(&features) {
+        let (knn, linear) = (KnnConfig::default(), LinearConfig::default());
+        results.push(measure_knn(subject, splits, &knn, &at, device, progress)?);
+        results.push(measure_linear(subject, splits, &linear, 1, &at, device, progress)?);
+    }
+    let top1: Vec<f64> = results.iter().map(|result| result.top1).collect();
+    let meaning = meaning([top1[0], top1[2], top1[4]], [top1[1], top1[3], top1[5]]);
+    Ok(Findings::Measured(Box::new(Report { run: run.folder.clone(), results, meaning })))
+}
+
+/// An error and what caused it, in one line.
+fn with_causes(error: &EvalError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let _ = write!(text, ": {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// The sentence under the table, from the top-1 of trained, untrained and raw pixels.
+fn meaning(knn: [f64; 3], linear: [f64; 3]) -> String {
+    let against = |values: [f64; 3], mark: usize| {
+        let points = (values[0] - values[mark]) * 100.0;
+        let word = if points < 0.0 { "under" } else { "over" };
+        format!("{:.1} points {word}", points.abs())
+    };
+    // Below a point a single run says nothing: seeds alone differ by tenths.
+    let verdict = match (linear[0] - linear[1], linear[0] - linear[2]) {
+        (gain, _) if gain < 0.01 => "Training has not made the encoder's features better yet",
+        (_, gain) if gain < 0.0 => "Training has made the features better, but not yet than pixels",
+        _ => "Training has made the features better than pixels",
+    };
+    format!(
+        "{verdict}: the linear probe is {} the untrained encoder and {} raw pixels, k-NN {} and {}.",
+        against(linear, 1),
+        against(linear, 2),
+        against(knn, 1),
+        against(knn, 2),
+    )
+}
+
+impl Report {
+    /// The report for an 80-column terminal.
+    pub fn text(&self) -> String {
+        let mut text = String::from("What the representation is worth\n\n");
+        let Some(first) = self.results.first() else { return text };
+        text += &data_lines(&first.data);
+        let _ = writeln!(text, "\n{:<24}{:>12}{:>16}", "", "k-NN top-1", "linear top-1");
+        for pair in self.results.chunks_exact(2) {
+            let (knn, linear) = (percent(pair[0].top1), percent(pair[1].top1));
+            let _ = writeln!(text, "  {:<22}{knn:>12}{linear:>16}", pair[0].subject);
+        }
+        let secs: f64 = self.results.iter().map(|result| result.protocol_secs).sum();
+        let _ = writeln!(
+            text,
+            "\n{}\n\nTook {:.0} s for the features and {secs:.0} s for the six figures.",
+            wrap(&self.meaning),
+            first.features_secs
+        );
+        text + &next_steps(&self.run, true)
+    }
+}
+
+impl Findings {
+    /// The findings for an 80-column terminal; `run` names the folder when there is no report.
+    pub fn text(&self, run: &Run) -> String {
+        match self {
+            Self::Measured(report) => report.text(),
+            Self::Nothing(why) => {
+                let why = format!("What the representation is worth was not measured: {why}.");
+                format!("{}\n{}", wrap(&why), next_steps(&run.folder, false))
+            }
+        }
+    }
+}
+
+/// Where the run is and what can be done with it.
+fn next_steps(run: &std::path::Path, measured: bool) -> String {
+    let run = shell_word(&run.to_string_lossy());
+    let linear = if measured {
+        "The full linear probe, here or on other labelled data:"
+    } else {
+        "Measure on labelled data (train/CLASS/*.jpg and val/CLASS/*.jpg):"
+    };
+    format!(
+        "
+Run folder: {run}
+  encoder.safetensors is the encoder, under timm's names
+
+Next
+  {linear}
+    cargo xtask eval-linear --run {run} --data PATH
+  Train on images of your own:
+    cargo xtask pretrain --data FOLDER
+  Look at the curves:
+    tensorboard --logdir {run}
+"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sentence_says_which_marks_were_passed() {
+        let text = meaning([0.7, 0.6, 0.8], [0.78, 0.74, 0.83]);
+        assert!(text.starts_with("Training has made the features better, but not yet"), "{text}");
+        let says = "4.0 points over the untrained encoder and 5.0 points under raw pixels";
+        assert!(text.contains(says), "{text}");
+        assert!(meaning([0.5; 3], [0.745, 0.74, 0.8]).contains("not made"));
+        assert!(meaning([0.5; 3], [0.85, 0.74, 0.83]).contains("better than pixels"));
+    }
+
+    #[test]
+    fn a_folder_with_a_space_can_be_copied_from_the_text() {
+        let text = next_steps(std::path::Path::new("my runs/a"), true);
+        assert!(text.contains("--run 'my runs/a' --data PATH"), "{text}");
+    }
+}

@@ -1,0 +1,200 @@
+//! What is measured: the encoder of a run, the same encoder untrained, or raw pixels.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use burn::tensor::Device;
+use ocl_data::{EvalView, Geometry, Split};
+use ocl_model::{Vit, VitConfig, load_weights};
+use ocl_train::Plan;
+
+use crate::error::EvalError;
+use crate::features::{ExtractConfig, Extractor, Features, Pool, extract};
+use crate::labelled::Labelled;
+use crate::pixels::drop_copied_channels;
+use crate::progress::Progress;
+
+/// A run folder and its plan.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Its `plan.toml`.
+    pub plan: Plan,
+}
+
+/// A source of features.
+#[derive(Clone, Debug)]
+pub enum Subject {
+    /// An encoder with the weights of a file.
+    Trained(Box<Vit>),
+    /// The run's encoder as it was before its first step.
+    Untrained(Box<Vit>),
+    /// No encoder.
+    RawPixels,
+}
+
+/// How a run's images are read and encoded.
+#[derive(Clone, Debug)]
+pub struct Extraction {
+    /// What of the encoder's output is the feature.
+    pub pool: Pool,
+    /// Images encoded at a time.
+    pub encode_batch: usize,
+    /// Loader threads; `None` takes the plan's.
+    pub workers: Option<usize>,
+    /// At most so many training and test images.
+    pub limits: [Option<usize>; 2],
+}
+
+/// Images encoded at a time unless told otherwise: enough for a CPU, and a GPU is not slow.
+pub const DEFAULT_ENCODE_BATCH: usize = 64;
+
+/// Features of both splits under one subject.
+#[derive(Clone, Debug)]
+pub struct Splits {
+    /// The bank, or what the probe is trained on.
+    pub train: Features,
+    /// What is measured.
+    pub test: Features,
+}
+
+impl Run {
+    /// Opens a run folder.
+    ///
+    /// # Errors
+    /// When its plan cannot be read.
+    pub fn open(folder: &Path) -> Result<Self, EvalError> {
+        let plan = Plan::load(folder).map_err(EvalError::Plan)?;
+        Ok(Self { folder: folder.to_owned(), plan })
+    }
+
+    /// Where the final weights lie.
+    pub fn final_weights(&self) -> PathBuf {
+        self.folder.join("encoder.safetensors")
+    }
+
+    /// The encoder with the weights of `path`.
+    ///
+    /// # Errors
+    /// When there is no such file, or it is damaged.
+    pub fn trained(&self, path: &Path, device: &Device) -> Result<Subject, EvalError> {
+        if !path.exists() {
+            let advice = if path == self.final_weights() {
+                let newest = self.newest_checkpoint().map_or(String::new(), |file| {
+                    format!(", or measure the newest checkpoint: --weights {}", file.display())
+                });
+                format!("the run has not ended; finish it with --resume{newest}")
+            } else {
+                "give a file that pretrain wrote".to_owned()
+            };
+            return Err(EvalError::NoWeights { path: path.to_owned(), advice });
+        }
+        Ok(Subject::Trained(Box::new(load_weights(path, device)?)))
+    }
+
+    /// The encoder with the parameters that the run's seed gives.
+    ///
+    /// # Errors
+    /// When the plan's encoder cannot exist.
+    pub fn untrained(&self, device: &Device) -> Result<Subject, EvalError> {
+        let vit = Vit::new(&self.plan.model, self.plan.seed, device)?;
+        Ok(Subject::Untrained(Box::new(vit)))
+    }
+
+    fn newest_checkpoint(&self) -> Option<PathBuf> {
+        let entries = std::fs::read_dir(self.folder.join("checkpoints")).ok()?;
+        let files =
+            entries.filter_map(|entry| Some(entry.ok()?.path().join("weights.safetensors")));
+        // The step number has leading zeros, so the order of names is that of steps.
+        files.filter(|file| file.exists()).max()
+    }
+
+    /// Features of `data` under each subject, in one pass over the images, and the seconds it took.
+    ///
+    /// # Errors
+    /// As [`extract`](crate::extract).
+    ///
+    /// # Panics
+    /// If encoders of different sides are asked for at once.
+    pub fn features(
+        &self,
+        subjects: &[Subject],
+        data: &Labelled,
+        how: &Extraction,
+        device: &Device,
+        progress: &mut Progress,
+    ) -> Result<(Vec<Splits>, f64), EvalError> {
+        let started = Instant::now();
+        let config = self.config(subjects, how);
+        let extractors: Vec<_> =
+            subjects.iter().map(|subject| subject.extractor(how.pool)).collect();
+        let mut read = |split, limit| {
+            let subset = data.sample(split, limit);
+            extract(&extractors, data.split(split), split, subset, &config, device, progress)
+        };
+        let [train_limit, test_limit] = how.limits;
+        let (train, test) = (read(Split::Train, train_limit)?, read(Split::Test, test_limit)?);
+        let splits = train.into_iter().zip(test).zip(subjects).map(|((train, test), subject)| {
+            let mut splits = Splits { train, test };
+            if let Subject::RawPixels = subject {
+                let norm = config.view.normalisation;
+                drop_copied_channels(&mut splits.train, &mut splits.test, norm);
+            }
+            splits
+        });
+        let splits = splits.collect();
+        progress.clear();
+        Ok((splits, started.elapsed().as_secs_f64()))
+    }
+
+    fn config(&self, subjects: &[Subject], how: &Extraction) -> ExtractConfig {
+        // Weights from elsewhere may be of another size than the run's.
+        let mut shapes = subjects.iter().filter_map(Subject::shape);
+        let geometry = shapes.next().map_or_else(|| self.plan.geometry(), geometry);
+        for other in shapes {
+            assert_eq!(self::geometry(other), geometry, "encoders of different sides");
+        }
+        ExtractConfig {
+            view: EvalView {
+                geometry,
+                normalisation: self.plan.normalisation(),
+                resize_ratio: self.plan.data.resize_ratio,
+            },
+            batch: how.encode_batch,
+            workers: how.workers.unwrap_or(self.plan.data.workers),
+            max_bad_share: self.plan.data.max_bad_share,
+        }
+    }
+}
+
+impl Subject {
+    /// What a table calls it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Trained(_) => "trained encoder",
+            Self::Untrained(_) => "untrained encoder",
+            Self::RawPixels => "raw pixels",
+        }
+    }
+
+    fn shape(&self) -> Option<&VitConfig> {
+        match self {
+            Self::Trained(vit) | Self::Untrained(vit) => Some(vit.config()),
+            Self::RawPixels => None,
+        }
+    }
+
+    fn extractor(&self, pool: Pool) -> Extractor<'_> {
+        match self {
+            Self::Trained(vit) | Self::Untrained(vit) => Extractor::Encoder(vit, pool),
+            Self::RawPixels => Extractor::RawPixels,
+        }
+    }
+}
+
+fn geometry(shape: &VitConfig) -> Geometry {
+    let px =
+        |side: usize| u32::try_from(side).expect("an encoder that fits memory has such a side");
+    Geometry { image_px: px(shape.image_px), patch_px: px(shape.patch_px) }
+}
