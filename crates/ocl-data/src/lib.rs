@@ -2,7 +2,7 @@
 //!
 //! The path of one sample, a file per arrow:
 //! bytes ([`Source`]) -> the crop is drawn ([`sample_crop`]) -> the kept patches are drawn ([`Keep`])
-//! -> only the rows they need are decoded ([`decode`]) -> only they are resampled
+//! -> only the rows they need are decoded ([`ImageHeader`]) -> only they are resampled
 //! ([`Resampler`], Pillow's antialiased bicubic bit for bit) -> normalised floats -> [`Batch`].
 //!
 //! Nothing random comes from the order in which threads run: every draw is a function of
@@ -42,7 +42,7 @@ mod sample;
 mod source;
 mod view;
 
-pub use decode::{MAX_PIXELS, decode};
+pub use decode::{ImageHeader, MAX_PIXELS, decode};
 pub use error::{ImageError, LoaderError, SourceError};
 pub use geometry::{Geometry, Normalisation, kept_patches};
 pub use loader::{Batch, Loader, LoaderConfig, Order};

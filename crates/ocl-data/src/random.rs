@@ -96,9 +96,8 @@ mod tests {
         // A change of these numbers changes every run that is resumed: bump the major version then.
         let mut draws = Draws::new(1, 2, 3, 4);
         let got: Vec<u32> = (0..6).map(|_| draws.below(1000)).collect();
-        assert_eq!(got, PINNED, "the random stream has changed");
+        assert_eq!(got, [680, 66, 658, 345, 902, 251], "the random stream has changed");
     }
-    const PINNED: [u32; 6] = [0; 6];
 
     #[test]
     fn below_is_uniform() {

@@ -1,6 +1,6 @@
 //! One sample: draw the crop and the patches, then make just those pixels.
 
-use crate::decode::Header;
+use crate::decode::ImageHeader;
 use crate::error::ImageError;
 use crate::geometry::Geometry;
 use crate::patchify::{PatchCut, write_row};
@@ -52,7 +52,7 @@ impl SampleMaker {
         positions: &mut Vec<u32>,
     ) -> Result<(), ImageError> {
         let header = match source.fetch(sample as usize, &mut self.bytes, &mut self.image)? {
-            Stored::Encoded => Some(Header::read(&self.bytes)?),
+            Stored::Encoded => Some(ImageHeader::read(&self.bytes)?),
             Stored::Pixels => None,
         };
         let (width, height) = match &header {
@@ -67,7 +67,7 @@ impl SampleMaker {
         self.draw_kept(epoch, sample);
         if let Some(header) = header {
             let rows = self.rows_needed(&frame, geometry);
-            header.decode(&mut self.bytes, Some(rows), &mut self.image)?;
+            header.decode(&mut self.bytes, rows, &mut self.image)?;
         }
         positions.extend_from_slice(&self.kept);
         self.write_patches(&frame, flipped, geometry, patches);

@@ -198,7 +198,7 @@ mod tests {
         }
         let mean = areas.iter().sum::<f64>() / areas.len() as f64;
         assert!(areas.iter().all(|a| (0.19..=1.0).contains(a)));
-        assert!((0.5..0.65).contains(&mean), "mean area {mean}");
+        assert!((0.47..0.53).contains(&mean), "mean area {mean}, torchvision has 0.50");
     }
 
     #[test]

@@ -104,18 +104,17 @@ impl JpegHeader {
         }
     }
 
-    /// Decodes the first `rows` rows (all of them when `None`) into `image`, which may then be lower
-    /// than the file says.
+    /// Decodes the first `rows` rows into `image`, which may then be lower than the file says.
     pub(super) fn decode(
         &self,
         bytes: &mut [u8],
-        rows: Option<u32>,
+        rows: u32,
         image: &mut RgbImage,
     ) -> Result<(), ImageError> {
-        if let (Some(at), Some(rows)) = (self.height_at, rows)
+        if let Some(at) = self.height_at
             && self.orientation == 1
         {
-            let height = (rows + MARGIN_PX).min(self.height_px) as u16;
+            let height = rows.saturating_add(MARGIN_PX).min(self.height_px) as u16;
             bytes[at..at + 2].copy_from_slice(&height.to_be_bytes());
         }
         let limits = DecodeLimits {

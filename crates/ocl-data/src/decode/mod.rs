@@ -24,16 +24,18 @@ const MAX_DECODER_BYTES: u64 = 2 << 30;
 /// [`ImageError`] when the bytes are no image, damaged, cut short, or an image above [`MAX_PIXELS`].
 pub fn decode(bytes: &[u8]) -> Result<RgbImage, ImageError> {
     let mut image = RgbImage::default();
-    Header::read(bytes)?.decode(&mut bytes.to_vec(), None, &mut image)?;
+    let header = ImageHeader::read(bytes)?;
+    header.decode(&mut bytes.to_vec(), header.height_px, &mut image)?;
     Ok(image)
 }
 
 /// What is known of an image before its pixels are decoded.
 #[derive(Clone, Debug)]
-pub(crate) struct Header {
-    /// Size of the upright image.
-    pub(crate) width_px: u32,
-    pub(crate) height_px: u32,
+pub struct ImageHeader {
+    /// Width of the upright image.
+    pub width_px: u32,
+    /// Height of the upright image.
+    pub height_px: u32,
     kind: Kind,
 }
 
@@ -43,9 +45,12 @@ enum Kind {
     Container(image::ImageFormat),
 }
 
-impl Header {
-    /// Reads the size and what decoding needs to know.
-    pub(crate) fn read(bytes: &[u8]) -> Result<Header, ImageError> {
+impl ImageHeader {
+    /// Reads the size and what decoding needs to know; the format is told by the first bytes.
+    ///
+    /// # Errors
+    /// [`ImageError`] when the bytes are no image or one that is empty or above [`MAX_PIXELS`].
+    pub fn read(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
         use image::ImageFormat;
         if bytes.is_empty() {
             return Err(ImageError::Empty);
@@ -77,15 +82,18 @@ impl Header {
         {
             return Err(ImageError::Dimensions { width_px, height_px, max_pixels: MAX_PIXELS });
         }
-        Ok(Header { width_px, height_px, kind })
+        Ok(ImageHeader { width_px, height_px, kind })
     }
 
-    /// Decodes into `image`. With `rows`, only the first `rows` rows need to come out right, and the
-    /// image may end below them; `bytes` are then altered.
-    pub(crate) fn decode(
+    /// Decodes the first `rows` rows into `image`, which may end anywhere below them. The bytes must
+    /// be those that the header was read from; they are altered when not all rows are wanted.
+    ///
+    /// # Errors
+    /// [`ImageError`] when the data are damaged or cut short.
+    pub fn decode(
         &self,
         bytes: &mut [u8],
-        rows: Option<u32>,
+        rows: u32,
         image: &mut RgbImage,
     ) -> Result<(), ImageError> {
         match &self.kind {
