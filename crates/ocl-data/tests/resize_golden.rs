@@ -106,33 +106,3 @@ fn a_part_by_itself_is_the_part_cut_from_the_whole() {
         }
     }
 }
-
-/// fast_image_resize is another implementation of the same filter: an independent witness.
-#[test]
-fn equals_fast_image_resize_within_a_level() {
-    use fast_image_resize::images::{CroppedImage, Image};
-    use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
-    let (mut resampler, mut resizer) = (Resampler::new(), Resizer::new());
-    let options =
-        ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
-    for case in 0..60 {
-        let mut draws = Draws::new(4, 0, case, 300);
-        let image = picture(40 + draws.below(200), 40 + draws.below(200), &mut draws);
-        let (w, h) = (image.width_px, image.height_px);
-        let source = sample_crop(w, h, (0.2, 1.0), (0.75, 4.0 / 3.0), &mut draws);
-        let side = 16 + draws.below(100);
-        let whole = Crop { x_px: 0, y_px: 0, width_px: side, height_px: side };
-        let window = Window { source, width_px: side, height_px: side };
-        let mut ours = vec![0; (side * side * 3) as usize];
-        resampler.part(&image, &window, &whole, &mut ours);
-
-        let from = Image::from_vec_u8(w, h, image.pixels, PixelType::U8x3).unwrap();
-        let Crop { x_px, y_px, width_px, height_px } = source;
-        let cut = CroppedImage::new(&from, x_px, y_px, width_px, height_px).unwrap();
-        let mut theirs = Image::new(side, side, PixelType::U8x3);
-        resizer.resize(&cut, &mut theirs, &options).unwrap();
-        for (ours, theirs) in ours.iter().zip(theirs.buffer()) {
-            assert!(ours.abs_diff(*theirs) <= 1, "case {case}: {ours}, they have {theirs}");
-        }
-    }
-}

@@ -340,3 +340,38 @@ impl Drop for Loader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::geometry::{Geometry, Normalisation};
+    use crate::view::EvalView;
+
+    #[test]
+    fn a_workers_panic_is_an_error_that_names_the_sample() {
+        let view = View::Eval(EvalView {
+            geometry: Geometry { image_px: 8, patch_px: 4 },
+            normalisation: Normalisation::IMAGENET,
+            resize_ratio: 1.0,
+        });
+        for workers in [1, 3] {
+            let config = LoaderConfig {
+                batch: 50,
+                workers,
+                order: Order::Sequential,
+                ..LoaderConfig::default()
+            };
+            let source = Arc::new(Source::trap(100, 70));
+            let mut loader = Loader::start(source, view, config).unwrap();
+            assert_eq!(loader.next().unwrap().unwrap().images, 50);
+            match loader.next() {
+                Some(Err(LoaderError::WorkerPanicked { sample, name, message })) => {
+                    assert_eq!((sample, name.as_str()), (70, "trap[70]"));
+                    assert!(message.contains("the trap was stepped on"), "{message}");
+                }
+                other => panic!("{other:?}"),
+            }
+            assert!(loader.next().is_none());
+        }
+    }
+}

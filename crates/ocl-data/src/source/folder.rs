@@ -9,7 +9,7 @@ use crate::error::SourceError;
 
 /// Extensions of image files, in lower case. What a file really is is told by its first bytes.
 const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif"];
-/// How deep folders may lie in each other; a link may lead back to its own folder.
+/// How deep folders may lie in each other; links can make them endless.
 const MAX_DEPTH: usize = 32;
 /// The most bytes a file may have: it is read whole.
 const MAX_FILE_BYTES: u64 = 1 << 30;
@@ -138,7 +138,8 @@ fn walk(
         let child = relative.join(entry.file_name());
         // `file_type` costs no look at the file itself; only a link needs one.
         let (is_dir, is_file) = match entry.file_type() {
-            Ok(kind) if kind.is_symlink() => (path.is_dir(), !path.is_dir()),
+            Ok(kind) if kind.is_symlink() && leads_back(&path, &dir) => continue,
+            Ok(kind) if kind.is_symlink() => (path.is_dir(), path.is_file()),
             Ok(kind) => (kind.is_dir(), kind.is_file()),
             Err(cause) => return Err(SourceError::Io { path, cause }),
         };
@@ -151,6 +152,14 @@ fn walk(
         }
     }
     Ok(())
+}
+
+/// Whether a link in `dir` points to a folder that `dir` lies in.
+fn leads_back(link: &Path, dir: &Path) -> bool {
+    match (link.canonicalize(), dir.canonicalize()) {
+        (Ok(target), Ok(dir)) => dir.starts_with(target),
+        _ => false,
+    }
 }
 
 fn list(dir: &Path) -> Result<Vec<std::fs::DirEntry>, SourceError> {

@@ -1,0 +1,335 @@
+//! Batches: the same for any number of workers and any resume point, with bad files among the good.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use ocl_data::{
+    Batch, EvalView, Geometry, Keep, Loader, LoaderConfig, LoaderError, Normalisation, Order,
+    RgbImage, Source, SourceKind, Split, TrainView, View, kept_patches, patchify,
+};
+
+const GEOMETRY: Geometry = Geometry { image_px: 32, patch_px: 8 };
+
+fn train(mask_ratio: f64) -> View {
+    View::Train(TrainView {
+        geometry: GEOMETRY,
+        normalisation: Normalisation::IMAGENET,
+        scale: (0.2, 1.0),
+        ratio: (0.75, 4.0 / 3.0),
+        flip: 0.5,
+        keep: Keep::Random { mask_ratio },
+    })
+}
+
+fn eval() -> View {
+    let (geometry, normalisation) = (GEOMETRY, Normalisation::IMAGENET);
+    View::Eval(EvalView { geometry, normalisation, resize_ratio: 1.0 })
+}
+
+/// A folder of `count` PNGs, of which those in `bad` are not images.
+fn folder(dir: &Path, count: u32, bad: &[u32]) -> Arc<Source> {
+    for number in 0..count {
+        let path = dir.join(format!("{number:04}.png"));
+        if bad.contains(&number) {
+            fs::write(path, "not an image").unwrap();
+        } else {
+            let shade = |x: u32, y: u32| image::Rgb([(x * 5 + number) as u8, (y * 9) as u8, 77]);
+            image::RgbImage::from_fn(40 + number % 5, 36, shade).save(path).unwrap();
+        }
+    }
+    Arc::new(Source::open(dir.to_str().unwrap(), SourceKind::Auto, Split::Train).unwrap())
+}
+
+fn run(source: &Arc<Source>, view: View, config: LoaderConfig) -> Vec<Batch> {
+    Loader::start(Arc::clone(source), view, config).unwrap().map(Result::unwrap).collect()
+}
+
+#[test]
+fn the_order_depends_on_the_seed_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = folder(dir.path(), 103, &[3, 4, 50]);
+    let config = LoaderConfig { batch: 20, seed: 5, epochs: 0..2, ..LoaderConfig::default() };
+    let base = run(&source, train(0.5), config.clone());
+    assert_eq!(base.len(), 10);
+    for workers in [2, 5] {
+        let other = run(&source, train(0.5), LoaderConfig { workers, ..config.clone() });
+        assert!(base == other, "{workers} workers");
+    }
+    let other = run(&source, train(0.5), LoaderConfig { seed: 6, ..config });
+    assert_ne!(base[0].samples, other[0].samples);
+}
+
+#[test]
+fn a_resumed_run_goes_on_with_the_same_batches() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = folder(dir.path(), 60, &[7]);
+    let config = LoaderConfig { batch: 16, workers: 2, epochs: 1..4, ..LoaderConfig::default() };
+    let base = run(&source, train(0.5), config.clone());
+    assert_eq!(base.len(), 9);
+    // Three batches an epoch; one past an epoch's last is the next epoch's first.
+    for done in 0..9u64 {
+        let resumed = LoaderConfig {
+            epochs: 1 + done / 3..4,
+            first_batch: done % 3,
+            workers: 1,
+            ..config.clone()
+        };
+        assert!(run(&source, train(0.5), resumed) == base[done as usize..], "after {done}");
+    }
+    let resumed = LoaderConfig { first_batch: 3, ..config };
+    assert!(run(&source, train(0.5), resumed) == base[3..]);
+}
+
+#[test]
+fn shapes_and_contents_of_a_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    for class in ["cat", "dog"] {
+        fs::create_dir(dir.path().join(class)).unwrap();
+        for number in 0..8 {
+            let name = format!("{class}/{number}.png");
+            image::RgbImage::new(9, 9).save(dir.path().join(name)).unwrap();
+        }
+    }
+    let path = dir.path().to_str().unwrap();
+    let source = Arc::new(Source::open(path, SourceKind::Auto, Split::Train).unwrap());
+    let config = LoaderConfig { batch: 8, ..LoaderConfig::default() };
+    let batch = run(&source, train(0.75), config).remove(0);
+    let kept = kept_patches(16, 0.75);
+    assert_eq!((batch.images, batch.kept, batch.patch_len), (8, kept, 8 * 8 * 3));
+    assert_eq!(batch.patches.len(), 8 * kept * 192);
+    for positions in batch.positions.chunks_exact(kept) {
+        let distinct: HashSet<_> = positions.iter().collect();
+        assert!(distinct.len() == kept && positions.iter().all(|&p| p < 16));
+    }
+    for (sample, label) in batch.samples.iter().zip(&batch.labels) {
+        assert_eq!(u64::from(*label), sample / 8);
+    }
+    let black = [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225];
+    for pixel in batch.patches.chunks_exact(3) {
+        assert!(pixel.iter().zip(black).all(|(got, expected)| (got - expected).abs() < 1e-6));
+    }
+}
+
+/// The kept patches are those of the whole crop, at the places that the positions say, mirrored or not.
+#[test]
+fn kept_patches_are_those_of_the_whole_crop() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = folder(dir.path(), 40, &[]);
+    for (flip, mask_ratio) in [(0.0, 0.85), (1.0, 0.85), (0.5, 0.75), (0.5, 0.2)] {
+        let View::Train(view) = train(mask_ratio) else { unreachable!() };
+        let kept = View::Train(TrainView { flip, ..view });
+        let all = View::Train(TrainView { flip, keep: Keep::All, ..view });
+        let config = LoaderConfig { batch: 40, seed: 3, ..LoaderConfig::default() };
+        let kept = run(&source, kept, config.clone()).remove(0);
+        let all = run(&source, all, config).remove(0);
+        assert_eq!(kept.samples, all.samples);
+        let len = kept.patch_len;
+        for (at, &position) in kept.positions.iter().enumerate() {
+            let image = at / kept.kept;
+            let from = (image * 16 + position as usize) * len;
+            assert_eq!(kept.patches[at * len..][..len], all.patches[from..][..len]);
+        }
+    }
+}
+
+/// An image of the crop's own size goes through evaluation unchanged.
+#[test]
+fn evaluation_of_an_exact_fit_and_of_a_wide_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let exact = image::RgbImage::from_fn(32, 32, |x, y| image::Rgb([x as u8, y as u8, 9]));
+    exact.save(dir.path().join("a.png")).unwrap();
+    // The middle third of the wide one is the exact one.
+    let wide = image::RgbImage::from_fn(96, 32, |x, y| image::Rgb([(x % 32) as u8, y as u8, 9]));
+    wide.save(dir.path().join("b.png")).unwrap();
+    let path = dir.path().to_str().unwrap();
+    let source = Arc::new(Source::open(path, SourceKind::Folder, Split::Train).unwrap());
+    let config = LoaderConfig { order: Order::Sequential, ..LoaderConfig::default() };
+    let batch = run(&source, eval(), config).remove(0);
+    let image = RgbImage::new(32, 32, exact.into_raw());
+    let plain = patchify(&image, GEOMETRY, &Normalisation::IMAGENET);
+    assert_eq!(batch.patches, [plain.clone(), plain].concat());
+    assert_eq!(batch.positions[..16], (0..16).collect::<Vec<u32>>());
+}
+
+#[test]
+fn bad_images_are_replaced_and_named_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let bad = [3, 4, 50, 51, 52, 99];
+    let source = folder(dir.path(), 100, &bad);
+    let file = dir.path().join("quarantine.jsonl");
+    let config = LoaderConfig {
+        batch: 10,
+        workers: 3,
+        epochs: 0..3,
+        max_bad_share: 0.1,
+        quarantine: Some(file.clone()),
+        ..LoaderConfig::default()
+    };
+    for _ in 0..2 {
+        // The second run appends to the file of the first and names nothing again.
+        let mut loader = Loader::start(Arc::clone(&source), train(0.5), config.clone()).unwrap();
+        let batches: Vec<Batch> = loader.by_ref().map(Result::unwrap).collect();
+        assert_eq!(loader.skipped(), 6);
+        for batch in &batches {
+            assert_eq!(batch.images, 10);
+            assert!(batch.samples.iter().all(|&sample| !bad.contains(&(sample as u32))));
+            let distinct: HashSet<_> = batch.samples.iter().collect();
+            assert_eq!(distinct.len(), 10, "a substitute comes from another batch");
+        }
+        let text = fs::read_to_string(&file).unwrap();
+        let mut named: Vec<u64> = text
+            .lines()
+            .map(|line| {
+                let entry: serde_json::Value = serde_json::from_str(line).unwrap();
+                assert!(entry["reason"].as_str().unwrap().contains("not an image"));
+                assert!(entry["name"].as_str().unwrap().ends_with(".png"));
+                entry["sample"].as_u64().unwrap()
+            })
+            .collect();
+        named.sort_unstable();
+        assert_eq!(named, bad.map(u64::from));
+    }
+}
+
+#[test]
+fn evaluation_leaves_bad_images_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = folder(dir.path(), 25, &[0, 11, 12]);
+    let config = LoaderConfig {
+        batch: 10,
+        workers: 2,
+        order: Order::Sequential,
+        max_bad_share: 0.5,
+        ..LoaderConfig::default()
+    };
+    let batches = run(&source, eval(), config.clone());
+    let samples: Vec<u64> = batches.iter().flat_map(|batch| batch.samples.clone()).collect();
+    let expected: Vec<u64> = (0..25).filter(|sample| ![0, 11, 12].contains(sample)).collect();
+    assert_eq!(samples, expected);
+    assert_eq!(batches.iter().map(|batch| batch.images).collect::<Vec<_>>(), [9, 8, 5]);
+    let subset = Some(vec![24, 1, 0, 2]);
+    let batches = run(&source, eval(), LoaderConfig { subset, ..config });
+    assert_eq!(batches[0].samples, [24, 1, 2]);
+}
+
+#[test]
+fn too_many_bad_images_stop_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let bad: Vec<u32> = (0..100).filter(|number| number % 4 == 0).collect();
+    let source = folder(dir.path(), 100, &bad);
+    let file = dir.path().join("quarantine.jsonl");
+    let config = LoaderConfig {
+        batch: 10,
+        workers: 2,
+        epochs: 0..9,
+        max_bad_share: 0.1,
+        quarantine: Some(file.clone()),
+        ..LoaderConfig::default()
+    };
+    let mut loader = Loader::start(source, train(0.5), config).unwrap();
+    let error = loader.find_map(Result::err).expect("a quarter is too much");
+    let text = error.to_string();
+    assert!(matches!(error, LoaderError::TooManyBad { allowed: 0.1, .. }), "{text}");
+    assert!(text.contains("quarantine.jsonl") && text.contains("10.0 %"), "{text}");
+    assert!(loader.next().is_none(), "an error is the last item");
+}
+
+#[test]
+fn a_folder_of_nothing_but_bad_images_stops_at_once() {
+    for (count, order) in [(3, Order::Shuffled), (3000, Order::Shuffled), (50, Order::Sequential)] {
+        let dir = tempfile::tempdir().unwrap();
+        let bad: Vec<u32> = (0..count).collect();
+        let source = folder(dir.path(), count, &bad);
+        let config = LoaderConfig {
+            batch: 3,
+            order,
+            max_bad_share: 1.0,
+            epochs: 0..u64::MAX,
+            ..LoaderConfig::default()
+        };
+        let mut loader = Loader::start(source, train(0.5), config).unwrap();
+        let error = loader.next().unwrap().unwrap_err();
+        assert!(matches!(error, LoaderError::TooManyBad { .. }), "{error}");
+    }
+}
+
+#[test]
+fn files_that_vanish_are_quarantined() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = folder(dir.path(), 30, &[]);
+    fs::remove_file(dir.path().join("0007.png")).unwrap();
+    let config = LoaderConfig { batch: 10, epochs: 0..1, ..LoaderConfig::default() };
+    let mut loader = Loader::start(source, train(0.5), config).unwrap();
+    assert!(loader.by_ref().all(|batch| batch.unwrap().images == 10));
+    assert_eq!(loader.skipped(), 1);
+}
+
+#[test]
+fn dropping_a_loader_ends_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = folder(dir.path(), 64, &[]);
+    for taken in [0, 1, 3] {
+        let config = LoaderConfig { batch: 32, workers: 4, epochs: 0..9, ..LoaderConfig::default() };
+        let mut loader = Loader::start(Arc::clone(&source), train(0.5), config).unwrap();
+        for _ in 0..taken {
+            loader.next().unwrap().unwrap();
+        }
+        // With everything ahead made and nobody taking it, no worker may be stuck.
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        drop(loader);
+        assert_eq!(Arc::strong_count(&source), 1, "the workers have let go of the source");
+    }
+}
+
+#[test]
+fn settings_that_cannot_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = folder(dir.path(), 10, &[]);
+    let good = LoaderConfig { batch: 4, ..LoaderConfig::default() };
+    let View::Train(view) = train(0.5) else { unreachable!() };
+    let views = [
+        TrainView { keep: Keep::Random { mask_ratio: 0.95 }, ..view },
+        TrainView { geometry: Geometry { image_px: 30, patch_px: 8 }, ..view },
+        TrainView { scale: (0.0, 1.0), ..view },
+        TrainView { flip: 1.5, ..view },
+    ];
+    for (view, word) in views.into_iter().zip(["mask_ratio", "24 or 32", "scale", "flip"]) {
+        let started = Loader::start(Arc::clone(&source), View::Train(view), good.clone());
+        let text = started.err().unwrap().to_string();
+        assert!(text.contains(word), "{text}");
+    }
+    let configs = [
+        LoaderConfig { batch: 11, ..good.clone() },
+        LoaderConfig { workers: 0, ..good.clone() },
+        LoaderConfig { subset: Some(vec![10]), ..good.clone() },
+        LoaderConfig { quarantine: Some(dir.path().join("no/such/folder")), ..good },
+    ];
+    for (config, word) in configs.into_iter().zip(["batch", "workers", "subset", "no/such"]) {
+        let started = Loader::start(Arc::clone(&source), train(0.5), config);
+        let text = started.err().unwrap().to_string();
+        assert!(text.contains(word), "{text}");
+    }
+}
+
+/// Each patch of 49 is kept equally often, in each of the two views.
+#[test]
+fn kept_patches_are_uniform() {
+    let dir = tempfile::tempdir().unwrap();
+    image::RgbImage::new(28, 28).save(dir.path().join("a.png")).unwrap();
+    let path = dir.path().to_str().unwrap();
+    let source = Arc::new(Source::open(path, SourceKind::Auto, Split::Train).unwrap());
+    let View::Train(view) = train(0.5) else { unreachable!() };
+    let view = TrainView { geometry: Geometry { image_px: 7, patch_px: 1 }, ..view };
+    let epochs = 0..4000;
+    let config = LoaderConfig { batch: 1, epochs, ..LoaderConfig::default() };
+    let mut counts = [[0u32; 49]; 2];
+    for batch in Loader::start(source, View::Train(view), config).unwrap() {
+        for (place, &position) in batch.unwrap().positions.iter().enumerate() {
+            counts[place / 12][position as usize] += 1;
+        }
+    }
+    // 12 of 49 in 4000 epochs: mean 980, deviation 27; five of them.
+    assert!(counts.iter().flatten().all(|&count| count.abs_diff(980) < 136), "{counts:?}");
+}
