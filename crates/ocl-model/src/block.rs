@@ -4,6 +4,8 @@ use burn::module::Module;
 use burn::tensor::{Tensor, activation};
 
 use crate::config::VitConfig;
+#[cfg(feature = "flex")]
+use crate::fused;
 use crate::init::Init;
 use crate::layers::{LayerNorm, Linear};
 
@@ -90,12 +92,101 @@ impl Block {
         }
     }
 
-    /// Runs the block.
+    /// Runs the block: on the CPU in one operation of its own, elsewhere as [`Block::forward_plain`].
     ///
     /// # Shapes
     /// `[B, T, D]` to `[B, T, D]`.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        #[cfg(feature = "flex")]
+        if fused::runs_on(&x.device()) {
+            return self.forward_fused(x);
+        }
+        self.forward_plain(x)
+    }
+
+    /// Runs the block as tensor operations, on any backend: the definition.
+    ///
+    /// # Shapes
+    /// `[B, T, D]` to `[B, T, D]`.
+    pub fn forward_plain(&self, x: Tensor<3>) -> Tensor<3> {
         let x = x.clone() + self.attn.forward(self.norm1.forward(x));
         x.clone() + self.mlp.forward(self.norm2.forward(x))
+    }
+    #[cfg(feature = "flex")]
+    fn forward_fused(&self, x: Tensor<3>) -> Tensor<3> {
+        let Self { norm1, attn, norm2, mlp } = self;
+        let vectors = [
+            &norm1.weight, &norm1.bias, &attn.qkv.bias, &attn.proj.bias,
+            &norm2.weight, &norm2.bias, &mlp.fc1.bias, &mlp.fc2.bias,
+        ];
+        let matrices = [&attn.qkv.weight, &attn.proj.weight, &mlp.fc1.weight, &mlp.fc2.weight];
+        fused::fused_block(x, vectors.map(|p| p.val()), matrices.map(|p| p.val()), attn.heads)
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+    use burn::module::ModuleVisitor;
+    use burn::module::Param;
+    use burn::tensor::{Device, Gradients, TensorData};
+
+    fn wave<const D: usize>(shape: [usize; D], phase: f32, device: &Device) -> Tensor<D> {
+        let values = (0..shape.iter().product()).map(|i| (i as f32 * 0.7 + phase).sin());
+        Tensor::from_data(TensorData::new(values.collect::<Vec<f32>>(), shape), device)
+    }
+
+    /// Gradients of all parameters in order.
+    struct Collect<'a>(&'a Gradients, Vec<Vec<f32>>);
+
+    impl ModuleVisitor for Collect<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let gradient = param.val().grad(self.0).unwrap();
+            self.1.push(gradient.into_data().try_to_vec().unwrap());
+        }
+    }
+
+    /// Output, gradient of the input and gradients of the parameters.
+    fn run(block: &Block, x: &Tensor<3>, plain: bool) -> Vec<Vec<f32>> {
+        let x = x.clone().require_grad();
+        let y = if plain { block.forward_plain(x.clone()) } else { block.forward(x.clone()) };
+        let weights = wave(y.dims(), 0.3, &y.device());
+        let gradients = (y.clone() * weights).sum().backward();
+        let mut collect = Collect(&gradients, vec![]);
+        block.visit(&mut collect);
+        let host = |t: Tensor<3>| t.into_data().try_to_vec().unwrap();
+        let mut all = vec![host(y.inner()), host(x.grad(&gradients).unwrap())];
+        all.append(&mut collect.1);
+        all
+    }
+
+    #[test]
+    fn the_cpu_block_equals_the_plain_one_in_values_and_gradients() {
+        let device = Device::flex().autodiff();
+        // Several chunks, an uneven last one, sequences above and below a vector's length.
+        for (sequences, tokens, heads) in [(70, 11, 4), (3, 33, 2), (1, 1, 1), (2, 300, 4)] {
+            let config = VitConfig {
+                image_px: 16, patch_px: 4, width: 24, depth: 1, heads, mlp_ratio: 4,
+            };
+            let mut init = Init::new(9, &device);
+            let mut block = Block::new(&config, &mut init);
+            // No parameter at a special value: biases and norms too.
+            let noise = |p: &Param<Tensor<1>>| {
+                p.clone().map(|t| (t.clone() + wave(t.dims(), 1.0, &device) * 0.1).detach().require_grad())
+            };
+            block.norm1.weight = noise(&block.norm1.weight);
+            block.norm2.bias = noise(&block.norm2.bias);
+            block.attn.qkv.bias = noise(&block.attn.qkv.bias);
+            block.mlp.fc1.bias = noise(&block.mlp.fc1.bias);
+            let x = wave([sequences, tokens, 24], 0.0, &device);
+            let (plain, fused) = (run(&block, &x, true), run(&block, &x, false));
+            assert_eq!(plain.len(), 14);
+            for (i, (plain, fused)) in plain.iter().zip(&fused).enumerate() {
+                let norm = |v: &[f32]| v.iter().map(|v| f64::from(v * v)).sum::<f64>().sqrt();
+                let apart: Vec<f32> = plain.iter().zip(fused).map(|(a, b)| a - b).collect();
+                let relative = norm(&apart) / norm(plain).max(1e-3);
+                assert!(relative < 1e-5, "tensor {i} of {tokens} tokens differs by {relative}");
+            }
+        }
     }
 }

@@ -9,6 +9,8 @@
 
 mod block;
 mod config;
+#[cfg(feature = "flex")]
+mod fused;
 mod init;
 mod layers;
 mod layout;

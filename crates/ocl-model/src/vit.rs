@@ -53,6 +53,11 @@ impl Vit {
         &self.config
     }
 
+    /// Where the parameters live: inputs must be made there.
+    pub fn device(&self) -> Device {
+        self.cls_token.val().device()
+    }
+
     /// Embeds patches and adds their positions: `token = proj(patch) + position`.
     ///
     /// # Shapes

@@ -65,7 +65,8 @@ impl Estimate {
         let mut best = f64::MAX;
         for _ in 0..3 {
             let start = Instant::now();
-            let loss = trainer.step(made_up_batch(plan, images, self.kept), 1e-6);
+            let loss;
+            (trainer, loss) = trainer.step(made_up_batch(plan, images, self.kept), 1e-6);
             let _: f32 = loss.into_scalar();
             best = best.min(start.elapsed().as_secs_f64());
         }

@@ -4,6 +4,7 @@
 //! (the loop), [`Trainer`] (one step), [`Method`] (what is learnt), [`AdamW`] (how).
 
 mod adamw;
+mod allocator;
 mod backend;
 mod checkpoint;
 #[doc(hidden)]
@@ -21,6 +22,7 @@ mod tensorboard;
 mod trainer;
 
 pub use adamw::{AdamW, AdamWConfig, AdamWState};
+pub use allocator::keep_freed_memory;
 pub use backend::{Backend, BackendError};
 pub use checkpoint::CheckpointError;
 pub use estimate::Estimate;

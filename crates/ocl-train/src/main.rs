@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use ocl_data::{Source, SourceKind, Split};
 use ocl_train::cli::{Cli, Command, PretrainArgs};
-use ocl_train::{Estimate, Plan, Progress, Recipe, Start, pretrain, summary};
+use ocl_train::{Estimate, Plan, Progress, Recipe, Start, keep_freed_memory, pretrain, summary};
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
@@ -18,6 +18,7 @@ static STOP: AtomicBool = AtomicBool::new(false);
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
+    keep_freed_memory();
     let result = match Cli::parse().command {
         Command::Pretrain(args) => run(&args),
         Command::Recipes { name } => recipes(name.as_deref()),

@@ -138,7 +138,8 @@ pub fn pretrain(
         let batch: Batch = batch?;
         let lr = plan.schedule.at(plan.epoch_at(step));
         let samples = batch.samples.clone();
-        let loss = trainer.step(batch, lr);
+        let loss;
+        (trainer, loss) = trainer.step(batch, lr);
         step += 1;
         let previous = pending.replace(Pending { step, lr, loss, samples });
 

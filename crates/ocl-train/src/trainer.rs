@@ -38,12 +38,14 @@ impl Trainer {
 
     /// Forward, backward, update. The loss of the batch before the update is returned as a tensor `[1]`:
     /// reading it waits for the device, so that the caller may start the next step first.
-    pub fn step(&mut self, batch: Batch, lr: f64) -> Tensor<1> {
-        let loss = self.method.loss(&self.vit, batch);
+    ///
+    /// The trainer is taken and given back, so that parameters have one owner and are updated in place.
+    pub fn step(self, batch: Batch, lr: f64) -> (Self, Tensor<1>) {
+        let Self { vit, method, mut optimizer } = self;
+        let loss = method.loss(&vit, batch);
         let gradients = loss.backward();
-        let vit = self.vit.clone();
-        self.vit = self.optimizer.step(vit, gradients, lr);
-        loss.inner()
+        let vit = optimizer.step(vit, gradients, lr);
+        (Self { vit, method, optimizer }, loss.inner())
     }
 
     /// The encoder.

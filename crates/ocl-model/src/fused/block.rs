@@ -1,0 +1,243 @@
+//! A transformer block on slices: forward that keeps what backward needs, and backward.
+//!
+//! Sequences are worked on in chunks: a chunk goes through the whole block on one thread while it is in
+//! the cache. Chunks depend on the shapes alone, never on the number of threads, so results do not either.
+
+use rayon::prelude::*;
+
+use super::attention::{self, Heads, Scratch};
+use super::math::{View, add_bias, buffer, gelu, gelu_slope, product, simd, sum_rows};
+use super::norm;
+
+/// Rows a chunk aims at: enough to make packing a weight matrix cheap, few enough to stay in the cache.
+const CHUNK_ROWS: usize = 256;
+
+/// Parameters of a block in timm's order; matrices `[inputs, outputs]`.
+#[derive(Clone, Copy)]
+pub(super) struct Parameters<'a> {
+    pub(super) norm1: [&'a [f32]; 2],
+    pub(super) qkv: [&'a [f32]; 2],
+    pub(super) proj: [&'a [f32]; 2],
+    pub(super) norm2: [&'a [f32]; 2],
+    pub(super) fc1: [&'a [f32]; 2],
+    pub(super) fc2: [&'a [f32]; 2],
+}
+
+/// Shape of a block's input `[B, T, D]`, its heads and the hidden width of its MLP.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    pub(super) sequences: usize,
+    pub(super) tokens: usize,
+    pub(super) width: usize,
+    pub(super) heads: usize,
+    pub(super) hidden: usize,
+}
+
+impl Shape {
+    fn chunk_sequences(self) -> usize {
+        (CHUNK_ROWS / self.tokens).max(1)
+    }
+
+    /// Values of a chunk's input.
+    fn chunk_len(self) -> usize {
+        self.chunk_sequences() * self.tokens * self.width
+    }
+
+    fn attention(self) -> Heads {
+        Heads { tokens: self.tokens, heads: self.heads, width: self.width }
+    }
+}
+
+/// What backward needs of a chunk.
+pub(super) struct Saved {
+    moments1: norm::Moments,
+    normed1: Vec<f32>,
+    qkv: Vec<f32>,
+    weights: Vec<f32>,
+    mixed: Vec<f32>,
+    middle: Vec<f32>,
+    moments2: norm::Moments,
+    normed2: Vec<f32>,
+    hidden: Vec<f32>,
+    active: Vec<f32>,
+}
+
+/// Runs the block; `out` has the input's shape.
+pub(super) fn forward(shape: Shape, p: Parameters<'_>, x: &[f32], out: &mut [f32]) -> Vec<Saved> {
+    let len = shape.chunk_len();
+    x.par_chunks(len)
+        .zip(out.par_chunks_mut(len))
+        .map(|(x, out)| simd(|| chunk_forward(shape, p, x, out)))
+        .collect()
+}
+
+#[inline(always)]
+fn chunk_forward(shape: Shape, p: Parameters<'_>, x: &[f32], out: &mut [f32]) -> Saved {
+    let Shape { tokens, width, hidden, .. } = shape;
+    let rows = x.len() / width;
+    let heads = shape.attention();
+
+    let mut normed1 = buffer(rows * width);
+    let moments1 = norm::forward(x, p.norm1[0], p.norm1[1], &mut normed1);
+    let mut qkv = buffer(rows * 3 * width);
+    linear(&mut qkv, &normed1, p.qkv, [rows, 3 * width, width]);
+
+    let mut mixed = buffer(rows * width);
+    let mut weights = buffer(rows / tokens * heads.weights_len());
+    let mut scratch = Scratch::new(heads);
+    for ((qkv, mixed), weights) in qkv
+        .chunks_exact(tokens * 3 * width)
+        .zip(mixed.chunks_exact_mut(tokens * width))
+        .zip(weights.chunks_exact_mut(heads.weights_len()))
+    {
+        attention::forward(heads, qkv, mixed, weights, &mut scratch);
+    }
+    let mut middle = x.to_vec();
+    add_linear(&mut middle, &mixed, p.proj, [rows, width, width]);
+
+    let mut normed2 = buffer(rows * width);
+    let moments2 = norm::forward(&middle, p.norm2[0], p.norm2[1], &mut normed2);
+    let mut inner = buffer(rows * hidden);
+    linear(&mut inner, &normed2, p.fc1, [rows, hidden, width]);
+    let mut active = buffer(rows * hidden);
+    for (active, inner) in active.iter_mut().zip(&inner) {
+        *active = gelu(*inner);
+    }
+    out.copy_from_slice(&middle);
+    add_linear(out, &active, p.fc2, [rows, width, hidden]);
+    Saved {
+        moments1, normed1, qkv, weights, mixed, middle, moments2, normed2, hidden: inner, active,
+    }
+}
+
+/// `out = x W + b`.
+#[inline(always)]
+fn linear(out: &mut [f32], x: &[f32], [weight, bias]: [&[f32]; 2], [m, n, k]: [usize; 3]) {
+    product(out, false, [m, n, k], View::rows(x, k), View::rows(weight, n));
+    add_bias(out, bias);
+}
+
+/// `out += x W + b`.
+#[inline(always)]
+fn add_linear(out: &mut [f32], x: &[f32], [weight, bias]: [&[f32]; 2], [m, n, k]: [usize; 3]) {
+    product(out, true, [m, n, k], View::rows(x, k), View::rows(weight, n));
+    add_bias(out, bias);
+}
+
+/// Gradients of the parameters, in the order of [`Parameters`], weight before bias.
+pub(super) type Gradients = [Vec<f32>; 12];
+
+/// Gradients of a chunk's intermediate values, from which those of the matrices follow.
+struct Flow {
+    dqkv: Vec<f32>,
+    dmiddle: Vec<f32>,
+    dhidden: Vec<f32>,
+    vectors: Vec<Vec<f32>>,
+}
+
+/// The gradient with respect to the input, written to `dx`, and those of the parameters.
+pub(super) fn backward(
+    shape: Shape,
+    p: Parameters<'_>,
+    x: &[f32],
+    saved: &[Saved],
+    dout: &[f32],
+    dx: &mut [f32],
+) -> Gradients {
+    let (len, d, hidden) = (shape.chunk_len(), shape.width, shape.hidden);
+    let flows: Vec<Flow> = x
+        .par_chunks(len)
+        .zip(saved)
+        .zip(dout.par_chunks(len))
+        .zip(dx.par_chunks_mut(len))
+        .map(|(((x, saved), dout), dx)| simd(|| chunk_backward(shape, p, x, saved, dout, dx)))
+        .collect();
+
+    let matrix = |inputs: usize, outputs: usize, pairs: Vec<(&[f32], &[f32])>| {
+        weight_gradient(inputs, outputs, &pairs)
+    };
+    let each = || saved.iter().zip(&flows);
+    let qkv = matrix(d, 3 * d, each().map(|(s, f)| (&s.normed1[..], &f.dqkv[..])).collect());
+    let proj = matrix(d, d, each().map(|(s, f)| (&s.mixed[..], &f.dmiddle[..])).collect());
+    let fc1 = matrix(d, hidden, each().map(|(s, f)| (&s.normed2[..], &f.dhidden[..])).collect());
+    let douts = dout.chunks(len);
+    let fc2 = matrix(hidden, d, saved.iter().map(|s| &s.active[..]).zip(douts).collect());
+
+    // Sums over chunks in their order.
+    let mut vectors = flows[0].vectors.clone();
+    for flow in &flows[1..] {
+        for (sum, part) in vectors.iter_mut().zip(&flow.vectors) {
+            sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+        }
+    }
+    let mut vector = vectors.into_iter();
+    let mut next = || vector.next().unwrap_or_default();
+    [next(), next(), qkv, next(), proj, next(), next(), next(), fc1, next(), fc2, next()]
+}
+
+#[inline(always)]
+fn chunk_backward(
+    shape: Shape,
+    p: Parameters<'_>,
+    x: &[f32],
+    saved: &Saved,
+    dout: &[f32],
+    dx: &mut [f32],
+) -> Flow {
+    let Shape { tokens, width: d, hidden, .. } = shape;
+    let rows = x.len() / d;
+    let heads = shape.attention();
+    let zeros = |len: usize| vec![0.0; len];
+    let (mut dw1, mut db1, mut dbqkv, mut dbproj) = (zeros(d), zeros(d), zeros(3 * d), zeros(d));
+    let (mut dw2, mut db2, mut dbfc1, mut dbfc2) = (zeros(d), zeros(d), zeros(hidden), zeros(d));
+
+    // MLP: out = middle + fc2(gelu(fc1(norm2(middle)))).
+    let mut dhidden = buffer(rows * hidden);
+    product(&mut dhidden, false, [rows, hidden, d], View::rows(dout, d), View::rows(p.fc2[0], d).transposed());
+    sum_rows(dout, &mut dbfc2);
+    for (slope, inner) in dhidden.iter_mut().zip(&saved.hidden) {
+        *slope *= gelu_slope(*inner);
+    }
+    sum_rows(&dhidden, &mut dbfc1);
+    let mut dnormed = buffer(rows * d);
+    product(&mut dnormed, false, [rows, d, hidden], View::rows(&dhidden, hidden), View::rows(p.fc1[0], hidden).transposed());
+    let mut dmiddle = dout.to_vec();
+    norm::backward(&saved.middle, &saved.moments2, p.norm2[0], &dnormed, &mut dmiddle, &mut dw2, &mut db2);
+
+    // Attention: middle = x + proj(attention(qkv(norm1(x)))).
+    let mut dmixed = buffer(rows * d);
+    product(&mut dmixed, false, [rows, d, d], View::rows(&dmiddle, d), View::rows(p.proj[0], d).transposed());
+    sum_rows(&dmiddle, &mut dbproj);
+    let mut dqkv = buffer(rows * 3 * d);
+    let mut scratch = Scratch::new(heads);
+    for (((qkv, weights), dmixed), dqkv) in saved
+        .qkv
+        .chunks_exact(tokens * 3 * d)
+        .zip(saved.weights.chunks_exact(heads.weights_len()))
+        .zip(dmixed.chunks_exact(tokens * d))
+        .zip(dqkv.chunks_exact_mut(tokens * 3 * d))
+    {
+        attention::backward(heads, qkv, weights, dmixed, dqkv, &mut scratch);
+    }
+    sum_rows(&dqkv, &mut dbqkv);
+    product(&mut dnormed, false, [rows, d, 3 * d], View::rows(&dqkv, 3 * d), View::rows(p.qkv[0], 3 * d).transposed());
+    dx.copy_from_slice(&dmiddle);
+    norm::backward(x, &saved.moments1, p.norm1[0], &dnormed, dx, &mut dw1, &mut db1);
+
+    let vectors = vec![dw1, db1, dbqkv, dbproj, dw2, db2, dbfc1, dbfc2];
+    Flow { dqkv, dmiddle, dhidden, vectors }
+}
+
+/// `sum over chunks of x^T dy`, `[inputs, outputs]`; bands of rows are shared among threads.
+fn weight_gradient(inputs: usize, outputs: usize, pairs: &[(&[f32], &[f32])]) -> Vec<f32> {
+    const BAND: usize = 96;
+    let mut gradient = buffer(inputs * outputs);
+    gradient.par_chunks_mut(BAND * outputs).enumerate().for_each(|(band, out)| {
+        let rows = out.len() / outputs;
+        for (chunk, (x, dy)) in pairs.iter().enumerate() {
+            let columns = View::rows(&x[band * BAND..], inputs).transposed();
+            product(out, chunk > 0, [rows, outputs, x.len() / inputs], columns, View::rows(dy, outputs));
+        }
+    });
+    gradient
+}
