@@ -39,7 +39,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("\nloader, file to batch                     img/s");
     let train = |keep| {
         let (geometry, normalisation) = (GEOMETRY, Normalisation::IMAGENET);
-        View::Train(TrainView { geometry, normalisation, scale: SCALE, ratio: RATIO, flip: 0.5, keep })
+        View::Train(TrainView {
+            geometry,
+            normalisation,
+            scale: SCALE,
+            ratio: RATIO,
+            flip: 0.5,
+            keep,
+        })
     };
     let eval = EvalView {
         geometry: GEOMETRY,
@@ -68,8 +75,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         };
         let whole = TrainView { scale: (1.0, 1.0), ratio: (1.0, 1.0), ..small };
         let half = TrainView { keep: Keep::Random { mask_ratio: 0.5 }, ..whole };
-        let views =
-            [("embedded, crops, mask ratio 0.75", small), ("embedded, whole, mask ratio 0.5", half)];
+        let views = [
+            ("embedded, crops, mask ratio 0.75", small),
+            ("embedded, whole, mask ratio 0.5", half),
+        ];
         for (name, view) in views {
             println!("{name:<36} {:>10.0}", rate(&source, View::Train(view), workers, 256)?);
         }
@@ -78,7 +87,12 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Images per second of a loader.
-fn rate(source: &Arc<Source>, view: View, workers: usize, batch: usize) -> Result<f64, Box<dyn Error>> {
+fn rate(
+    source: &Arc<Source>,
+    view: View,
+    workers: usize,
+    batch: usize,
+) -> Result<f64, Box<dyn Error>> {
     let config = LoaderConfig {
         batch: batch.min(source.len()),
         workers,

@@ -83,9 +83,7 @@ pub enum SourceError {
     )]
     NotEmbedded,
     /// A name that is none of the known kinds.
-    #[error(
-        "`{0}` is no kind of data set; use auto, folder, idx, cifar10, cifar100 or embedded"
-    )]
+    #[error("`{0}` is no kind of data set; use auto, folder, idx, cifar10, cifar100 or embedded")]
     UnknownKind(String),
 }
 
@@ -129,7 +127,9 @@ pub enum LoaderError {
         cause: std::io::Error,
     },
     /// A worker panicked: a fault of this program, not of the data.
-    #[error("a loader worker panicked at sample {sample} ({name}): {message}; this is a fault of the program, please report it")]
+    #[error(
+        "a loader worker panicked at sample {sample} ({name}): {message}; this is a fault of the program, please report it"
+    )]
     WorkerPanicked {
         /// Index of the sample in the source.
         sample: u64,

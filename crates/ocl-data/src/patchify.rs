@@ -12,7 +12,11 @@ use crate::pixels::RgbImage;
 /// If the picture has another size than the geometry.
 pub fn patchify(image: &RgbImage, geometry: Geometry, normalisation: &Normalisation) -> Vec<f32> {
     let side = (geometry.image_px, geometry.image_px);
-    assert_eq!((image.width_px, image.height_px), side, "the picture is not of the geometry's size");
+    assert_eq!(
+        (image.width_px, image.height_px),
+        side,
+        "the picture is not of the geometry's size"
+    );
     let table = normalisation.table();
     let mut patches = Vec::with_capacity(geometry.patches() * geometry.patch_len());
     for position in 0..geometry.patches() as u32 {

@@ -118,8 +118,7 @@ impl SampleMaker {
         geometry: Geometry,
         out: &mut Vec<f32>,
     ) {
-        let (side, patch_px, grid) =
-            (geometry.image_px, geometry.patch_px, geometry.grid() as u32);
+        let (side, patch_px, grid) = (geometry.image_px, geometry.patch_px, geometry.grid() as u32);
         let part = |x_px, y_px, side| Crop {
             x_px: frame.x_px + x_px,
             y_px: frame.y_px + y_px,
@@ -170,11 +169,8 @@ fn center_frame(view: &EvalView, width: u32, height: u32) -> Frame {
     let long = |a: u32, b: u32| {
         (u64::from(short) * u64::from(a) / u64::from(b)).min(u64::from(u32::MAX)) as u32
     };
-    let (width_px, height_px) = if width <= height {
-        (short, long(height, width))
-    } else {
-        (long(width, height), short)
-    };
+    let (width_px, height_px) =
+        if width <= height { (short, long(height, width)) } else { (long(width, height), short) };
     let offset = |len: u32| (f64::from(len - side) / 2.0).round_ties_even() as u32;
     let source = Crop { x_px: 0, y_px: 0, width_px: width, height_px: height };
     let window = Window { source, width_px, height_px };

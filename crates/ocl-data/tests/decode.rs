@@ -45,7 +45,8 @@ fn photo(width: usize, height: usize) -> Vec<u8> {
 fn upper_rows_alone_are_the_upper_rows_of_all() {
     let (width, height) = (70, 93);
     let pixels = photo(width, height);
-    for subsampling in [Subsampling::S444, Subsampling::S422, Subsampling::S420, Subsampling::S440] {
+    for subsampling in [Subsampling::S444, Subsampling::S422, Subsampling::S420, Subsampling::S440]
+    {
         let format = PixelFormat::Rgb;
         let jpeg = compress(&pixels, width, height, format, 85, subsampling).unwrap();
         let scans = compress_progressive(&pixels, width, height, format, 85, subsampling).unwrap();
@@ -123,7 +124,8 @@ fn a_jpeg_cut_short_is_refused_for_any_rows() {
 
 #[test]
 fn a_header_that_promises_too_much_is_refused_before_memory_is_taken() {
-    let mut jpeg = compress(&photo(16, 16), 16, 16, PixelFormat::Rgb, 90, Subsampling::S444).unwrap();
+    let mut jpeg =
+        compress(&photo(16, 16), 16, 16, PixelFormat::Rgb, 90, Subsampling::S444).unwrap();
     let frame = jpeg.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap();
     jpeg[frame + 5..frame + 9].fill(0xFF);
     let mut png = std::fs::read(fixtures().join("rgb.png")).unwrap();

@@ -271,7 +271,8 @@ fn dropping_a_loader_ends_it() {
     let dir = tempfile::tempdir().unwrap();
     let source = folder(dir.path(), 64, &[]);
     for taken in [0, 1, 3] {
-        let config = LoaderConfig { batch: 32, workers: 4, epochs: 0..9, ..LoaderConfig::default() };
+        let config =
+            LoaderConfig { batch: 32, workers: 4, epochs: 0..9, ..LoaderConfig::default() };
         let mut loader = Loader::start(Arc::clone(&source), train(0.5), config).unwrap();
         for _ in 0..taken {
             loader.next().unwrap().unwrap();

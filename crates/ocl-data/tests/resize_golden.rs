@@ -58,7 +58,10 @@ fn check(tensors: &SafeTensors, name: &str) {
         let equal = out == expect.data();
         println!("{name}, box {i}: equal bit for bit: {equal}");
     }
-    assert!(off_by_more * 1000 <= values, "{name}: {off_by_more} of {values} are off by more than 1");
+    assert!(
+        off_by_more * 1000 <= values,
+        "{name}: {off_by_more} of {values} are off by more than 1"
+    );
 }
 
 /// A picture of noise, edges and slopes.
@@ -81,7 +84,8 @@ fn a_part_by_itself_is_the_part_cut_from_the_whole() {
         let image = picture(1 + draws.below(90), 1 + draws.below(90), &mut draws);
         let (w, h) = (image.width_px, image.height_px);
         let source = sample_crop(w, h, (0.1, 1.0), (0.5, 2.0), &mut draws);
-        let window = Window { source, width_px: 1 + draws.below(70), height_px: 1 + draws.below(70) };
+        let window =
+            Window { source, width_px: 1 + draws.below(70), height_px: 1 + draws.below(70) };
         let (width, height) = (window.width_px, window.height_px);
         let whole = Crop { x_px: 0, y_px: 0, width_px: width, height_px: height };
         let mut all = vec![0; (width * height * 3) as usize];
@@ -101,7 +105,11 @@ fn a_part_by_itself_is_the_part_cut_from_the_whole() {
             resampler.part(&torn, &window, &part, &mut out);
             for (y, row) in out.chunks_exact(width_px as usize * 3).enumerate() {
                 let start = ((y_px as usize + y) * width as usize + x_px as usize) * 3;
-                assert_eq!(row, &all[start..start + row.len()], "case {case}, {window:?}, {part:?}");
+                assert_eq!(
+                    row,
+                    &all[start..start + row.len()],
+                    "case {case}, {window:?}, {part:?}"
+                );
             }
         }
     }

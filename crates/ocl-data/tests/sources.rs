@@ -51,7 +51,8 @@ fn a_flat_folder_has_no_labels() {
 #[test]
 fn class_folders_with_and_without_parts() {
     let dir = tempfile::tempdir().unwrap();
-    for name in ["train/dog/1.jpg", "train/cat/deep/er/2.JPEG", "train/cat/1.png", "val/dog/9.bmp"] {
+    for name in ["train/dog/1.jpg", "train/cat/deep/er/2.JPEG", "train/cat/1.png", "val/dog/9.bmp"]
+    {
         put(dir.path(), name, b"x");
     }
     let train = open(dir.path(), Split::Train).unwrap();

@@ -53,10 +53,7 @@ impl EpochOrder {
 }
 
 /// The samples to run over, and the checks of all settings that concern them.
-pub(super) fn samples(
-    source: &Source,
-    config: &mut LoaderConfig,
-) -> Result<Vec<u32>, LoaderError> {
+pub(super) fn samples(source: &Source, config: &mut LoaderConfig) -> Result<Vec<u32>, LoaderError> {
     let fault = |setting, reason| Err(LoaderError::Setting { setting, reason });
     let len = u32::try_from(source.len()).ok().filter(|&len| len > 0);
     let Some(len) = len else {

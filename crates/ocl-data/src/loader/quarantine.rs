@@ -83,11 +83,8 @@ impl Quarantine {
             if !self.bad.insert(sample) {
                 continue;
             }
-            let entry = Entry {
-                sample,
-                name: source.name_of(sample as usize),
-                reason: chain(error),
-            };
+            let entry =
+                Entry { sample, name: source.name_of(sample as usize), reason: chain(error) };
             if self.written.insert(sample) {
                 self.write(&entry)?;
             }
@@ -108,8 +105,8 @@ impl Quarantine {
     fn write(&mut self, entry: &Entry) -> Result<(), LoaderError> {
         if let Some((path, file)) = &mut self.file {
             let fault = |cause| LoaderError::Quarantine { path: path.clone(), cause };
-            let mut line =
-                serde_json::to_string(entry).map_err(|error| fault(std::io::Error::other(error)))?;
+            let mut line = serde_json::to_string(entry)
+                .map_err(|error| fault(std::io::Error::other(error)))?;
             line.push('\n');
             // One write a line, so that a crash leaves whole lines.
             file.write_all(line.as_bytes()).map_err(fault)?;

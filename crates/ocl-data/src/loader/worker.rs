@@ -63,8 +63,7 @@ pub(super) fn run(context: Context) {
             return;
         }
         let mut current = 0;
-        let made =
-            catch_unwind(AssertUnwindSafe(|| context.make(&mut maker, &task, &mut current)));
+        let made = catch_unwind(AssertUnwindSafe(|| context.make(&mut maker, &task, &mut current)));
         let result = made.unwrap_or_else(|panic| {
             // Its buffers may be in any state.
             maker = SampleMaker::new(context.view, context.config.seed);

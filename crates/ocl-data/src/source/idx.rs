@@ -100,7 +100,9 @@ fn find(root: &Path, split: Split, what: &str, dims: u32) -> Option<PathBuf> {
         let name = entry.file_name().to_string_lossy().into_owned();
         let stem = name.strip_suffix(".gz").unwrap_or(&name);
         let fits = parts.iter().any(|part| {
-            ['-', '.'].iter().any(|sep| stem.ends_with(&format!("{part}-{what}{sep}idx{dims}-ubyte")))
+            ['-', '.']
+                .iter()
+                .any(|sep| stem.ends_with(&format!("{part}-{what}{sep}idx{dims}-ubyte")))
         });
         if fits {
             found.push(name);

@@ -1,0 +1,87 @@
+//! Where the taps of an output position lie along one side, and their weights.
+
+use std::ops::Range;
+
+use super::PRECISION_BITS;
+
+/// The bicubic filter reaches two pixels to each side.
+const SUPPORT: f64 = 2.0;
+
+/// The taps of each output position along one side, computed when first needed.
+#[derive(Debug, Default)]
+pub(super) struct Axis {
+    /// Lengths before and after.
+    lengths: (u32, u32),
+    /// Weights per output position; the longest count of taps.
+    stride: usize,
+    /// First tap and number of taps of each output position; no taps: not computed yet.
+    spans: Vec<(u32, u32)>,
+    /// `[after, stride]`.
+    weights: Vec<i32>,
+    /// Weights before rounding, of one output position.
+    exact: Vec<f64>,
+}
+
+impl Axis {
+    /// Sees to it that the taps of `outputs` are there for a side resized from `before` to `after`.
+    pub(super) fn prepare(&mut self, before: u32, after: u32, outputs: Range<u32>) {
+        let scale = f64::from(before) / f64::from(after);
+        let stretch = scale.max(1.0);
+        if self.lengths != (before, after) {
+            self.lengths = (before, after);
+            self.stride = (SUPPORT * stretch).ceil() as usize * 2 + 1;
+            self.spans.clear();
+            self.spans.resize(after as usize, (0, 0));
+            self.weights.resize(after as usize * self.stride, 0);
+        }
+        for output in outputs {
+            if self.spans[output as usize].1 == 0 {
+                self.fill(output, scale, stretch);
+            }
+        }
+    }
+
+    fn fill(&mut self, output: u32, scale: f64, stretch: f64) {
+        let center = (f64::from(output) + 0.5) * scale;
+        let reach = SUPPORT * stretch;
+        // Casts truncate towards zero and saturate below it, as Pillow's do together with its bounds.
+        let first = (center - reach + 0.5) as u32;
+        let end = ((center + reach + 0.5) as u32).min(self.lengths.0);
+        let per_pixel = 1.0 / stretch;
+        self.exact.clear();
+        self.exact.extend((first..end).map(|x| bicubic((f64::from(x) - center + 0.5) * per_pixel)));
+        let total: f64 = self.exact.iter().sum();
+        let weights = &mut self.weights[output as usize * self.stride..];
+        for (weight, exact) in weights.iter_mut().zip(&self.exact) {
+            let scaled = exact / total * f64::from(1u32 << PRECISION_BITS);
+            *weight = (scaled + 0.5f64.copysign(scaled)) as i32;
+        }
+        self.spans[output as usize] = (first, end - first);
+    }
+
+    /// The first tap of an output position and the weights of all.
+    pub(super) fn taps(&self, output: u32) -> (u32, &[i32]) {
+        let (first, count) = self.spans[output as usize];
+        (first, &self.weights[output as usize * self.stride..][..count as usize])
+    }
+
+    /// The positions before resizing that `outputs` are made from.
+    pub(super) fn reach(&self, outputs: Range<u32>) -> Range<u32> {
+        let (first, _) = self.spans[outputs.start as usize];
+        let (last, count) = self.spans[outputs.end as usize - 1];
+        first..last + count
+    }
+}
+
+/// Keys' cubic convolution kernel with a = -0.5.
+fn bicubic(x: f64) -> f64 {
+    const A: f64 = -0.5;
+    let x = x.abs();
+    if x < 1.0 {
+        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
+    } else if x < 2.0 {
+        (((x - 5.0) * x + 8.0) * x - 4.0) * A
+    } else {
+        0.0
+    }
+}
