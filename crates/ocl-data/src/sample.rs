@@ -61,7 +61,7 @@ impl SampleMaker {
         };
         let geometry = self.view.geometry();
         let (frame, flipped) = match &self.view {
-            View::Train(view) => self.seed_frame(view, width, height, epoch, sample),
+            View::Train(view) => self.train_frame(view, width, height, epoch, sample),
             View::Eval(view) => (center_frame(view, width, height), false),
         };
         self.draw_kept(epoch, sample);
@@ -74,7 +74,7 @@ impl SampleMaker {
         Ok(())
     }
 
-    fn seed_frame(
+    fn train_frame(
         &self,
         view: &TrainView,
         width: u32,

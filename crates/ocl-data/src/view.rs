@@ -19,7 +19,7 @@ pub enum Keep {
     },
 }
 
-/// A random crop of each image, as in the paper's section 3.1: crop, flip, normalise, keep.
+/// A random crop of each image: crop, flip, normalise, keep. Both views of a sample share it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TrainView {
     /// Sides of crop and patch.

@@ -1,5 +1,7 @@
 //! Every kind of image file against Pillow's reading of it, and files that are no images.
 
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 

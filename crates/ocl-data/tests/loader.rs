@@ -1,5 +1,7 @@
 //! Batches: the same for any number of workers and any resume point, with bad files among the good.
 
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
 use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
@@ -131,6 +133,64 @@ fn kept_patches_are_those_of_the_whole_crop() {
             let from = (image * 16 + position as usize) * len;
             assert_eq!(kept.patches[at * len..][..len], all.patches[from..][..len]);
         }
+    }
+}
+
+/// A mirrored crop is the crop with its rows read from the right.
+#[test]
+fn a_flip_mirrors_the_crop() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = folder(dir.path(), 10, &[]);
+    let View::Train(view) = train(0.5) else { unreachable!() };
+    let crops = |flip| {
+        let config = LoaderConfig { batch: 10, ..LoaderConfig::default() };
+        let view = TrainView { flip, keep: Keep::All, ..view };
+        run(&source, View::Train(view), config).remove(0).patches
+    };
+    let (plain, mirrored) = (crops(0.0), crops(1.0));
+    // [N, 4 x 4 patches, 8 rows, 8 columns, 3]: the place of a pixel of the crop.
+    let place = |image: usize, y: usize, x: usize| {
+        (((image * 16 + y / 8 * 4 + x / 8) * 8 + y % 8) * 8 + x % 8) * 3
+    };
+    for at in 0..10 * 32 * 32 {
+        let (image, y, x) = (at / 1024, at / 32 % 32, at % 32);
+        let (from, to) = (place(image, y, x), place(image, y, 31 - x));
+        assert_eq!(plain[from..from + 3], mirrored[to..to + 3], "image {image}, ({x}, {y})");
+    }
+}
+
+/// What a folder of one's own may hold: what cannot be read is named, odd shapes are used.
+#[test]
+fn a_folder_of_odd_files() {
+    use libjpeg_turbo_rs::{PixelFormat, Subsampling, compress};
+    let dir = tempfile::tempdir().unwrap();
+    let jpeg = compress(&[90; 64 * 64 * 3], 64, 64, PixelFormat::Rgb, 90, Subsampling::S420);
+    let jpeg = jpeg.unwrap();
+    for number in 0..9 {
+        fs::write(dir.path().join(format!("good{number}.jpg")), &jpeg).unwrap();
+    }
+    fs::write(dir.path().join("text.jpg"), "a text file").unwrap();
+    fs::write(dir.path().join("empty.jpg"), "").unwrap();
+    fs::write(dir.path().join("cut.JPG"), &jpeg[..jpeg.len() - 40]).unwrap();
+    image::RgbImage::new(1, 1).save(dir.path().join("dot.png")).unwrap();
+    image::RgbImage::new(20_000, 30).save(dir.path().join("wide.png")).unwrap();
+    let path = dir.path().to_str().unwrap();
+    let source = Arc::new(Source::open(path, SourceKind::Auto, Split::Train).unwrap());
+    assert_eq!(source.len(), 14);
+    let file = dir.path().join("quarantine.jsonl");
+    let config = LoaderConfig {
+        batch: 7,
+        epochs: 0..3,
+        max_bad_share: 0.3,
+        quarantine: Some(file.clone()),
+        ..LoaderConfig::default()
+    };
+    let mut loader = Loader::start(source, train(0.5), config).unwrap();
+    assert!(loader.by_ref().all(|batch| batch.unwrap().images == 7));
+    assert_eq!(loader.skipped(), 3);
+    let text = fs::read_to_string(file).unwrap();
+    for name in ["text.jpg", "empty.jpg", "cut.JPG"] {
+        assert!(text.contains(name), "{text}");
     }
 }
 

@@ -4,6 +4,8 @@
 //! photo.crop((x, y, x + w, y + h)).resize((side, side), Image.BICUBIC)
 //! ```
 
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
 use std::path::PathBuf;
 
 use ocl_data::{Crop, Draws, Resampler, RgbImage, Window, sample_crop};

@@ -1,5 +1,7 @@
 //! Data sets told apart by what lies at the path.
 
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
 use std::fs;
 use std::io::Write;
 use std::path::Path;

@@ -5,19 +5,20 @@
 //! is no thread that waits for room in a channel, so none can be left hanging when the loader is
 //! dropped.
 
+mod config;
 mod order;
 mod quarantine;
 mod worker;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
+
+pub use config::{Batch, LoaderConfig, Order};
 
 use crate::error::LoaderError;
 use crate::source::Source;
@@ -31,79 +32,6 @@ use worker::{Chunk, Outcome, Task};
 const CHUNK: usize = 16;
 /// Batches under way beside the one that is wanted next.
 const BATCHES_AHEAD: usize = 2;
-
-/// In which order samples come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// A permutation per epoch, from seed and epoch alone; the last partial batch is dropped.
-    Shuffled,
-    /// From the first to the last; the last partial batch is kept.
-    Sequential,
-}
-
-/// How a loader runs.
-#[derive(Clone, Debug)]
-pub struct LoaderConfig {
-    /// Images in a batch, `N`.
-    pub batch: usize,
-    /// Worker threads, at least 1.
-    pub workers: usize,
-    /// Seed of order, crops, flips and kept patches.
-    pub seed: u64,
-    /// In which order samples come.
-    pub order: Order,
-    /// The epochs to run.
-    pub epochs: Range<u64>,
-    /// The batch of the first epoch to begin at, for resuming.
-    pub first_batch: u64,
-    /// The share of unreadable images, 0 to 1, above which the loader stops.
-    pub max_bad_share: f64,
-    /// Where unreadable images are named, one JSON object a line; appended to.
-    pub quarantine: Option<PathBuf>,
-    /// Only these samples of the source.
-    pub subset: Option<Vec<u32>>,
-}
-
-impl Default for LoaderConfig {
-    /// 256 images, one worker, seed 0, one shuffled epoch, at most 5 % unreadable, no quarantine file.
-    fn default() -> LoaderConfig {
-        LoaderConfig {
-            batch: 256,
-            workers: 1,
-            seed: 0,
-            order: Order::Shuffled,
-            epochs: 0..1,
-            first_batch: 0,
-            max_bad_share: 0.05,
-            quarantine: None,
-            subset: None,
-        }
-    }
-}
-
-/// The kept patches of `N` images and where they lie.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Batch {
-    /// Its epoch.
-    pub epoch: u64,
-    /// Its number in the epoch.
-    pub index: u64,
-    /// `[N]`: index of each image in the source; a replacement's where an image was unreadable.
-    pub samples: Vec<u64>,
-    /// `[N]`: class of each image; empty without labels.
-    pub labels: Vec<u32>,
-    /// `[N, K, P * P * 3]`: normalised; inside a patch row, column, channel.
-    pub patches: Vec<f32>,
-    /// `[N, K]`: row-major place of each patch in the grid.
-    pub positions: Vec<u32>,
-    /// `N`; smaller than asked for in the last batch of a sequential run, or where an image of such a
-    /// run was unreadable.
-    pub images: usize,
-    /// `K`.
-    pub kept: usize,
-    /// `P * P * 3`.
-    pub patch_len: usize,
-}
 
 /// An iterator over batches. Dropping it ends its threads.
 pub struct Loader {

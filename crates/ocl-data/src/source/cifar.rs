@@ -126,7 +126,7 @@ impl Variant {
             store: Store::Memory(memory),
             labels: Some(labels),
             class_names: self.class_names(&dir),
-            title: format!("{}, {{}} {split} images", self.title),
+            title: (self.title.into(), format!("{split} images")),
         })
     }
 

@@ -30,7 +30,7 @@ pub(super) fn open(split: Split) -> Result<Source, SourceError> {
         Ok((Idx::parse(&path, &gunzip(&path, packed)?)?, path))
     };
     let (images, path) = parse("images", images)?;
-    let title = format!("embedded Fashion-MNIST, {{}} {split} images");
+    let title = ("embedded Fashion-MNIST".into(), format!("{split} images"));
     let names = CLASS_NAMES.map(str::to_string).to_vec();
     source(images, path, Some(parse("labels", labels)?), title, names)
 }

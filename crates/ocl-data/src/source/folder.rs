@@ -78,7 +78,7 @@ pub(super) fn open(root: &Path, split: Split) -> Result<Source, SourceError> {
 
     let loose = files.iter().filter(|file| class_of(file).is_none()).count();
     let name = root.file_name().unwrap_or(root.as_os_str()).to_string_lossy();
-    let mut title = format!("image folder {name}, {{}} {split} images");
+    let mut title = (format!("image folder {name}"), format!("{split} images"));
     let (mut labels, mut class_names) = (None, Vec::new());
     if loose == 0 {
         // Both parts count, so that a class keeps its number where one part lacks it.
@@ -94,7 +94,7 @@ pub(super) fn open(root: &Path, split: Split) -> Result<Source, SourceError> {
         };
         labels = Some(files.iter().map(label).collect());
     } else if loose < files.len() {
-        title = format!("{title} ({loose} of them beside the class folders)");
+        title.1 = format!("{} ({loose} of them beside the class folders)", title.1);
     }
     Ok(Source { store: Store::Folder(Folder { root: base, files }), labels, class_names, title })
 }

@@ -42,7 +42,7 @@ pub(super) fn open(root: &Path, split: Split) -> Result<Source, SourceError> {
     if let Some(folder) = root.file_name() {
         title = format!("{title} {}", folder.to_string_lossy());
     }
-    source(images, images_path, labels, format!("{title}, {{}} {split} images"), Vec::new())
+    source(images, images_path, labels, (title, format!("{split} images")), Vec::new())
 }
 
 /// Makes a source of parsed files; also the embedded set's way.
@@ -50,7 +50,7 @@ pub(super) fn source(
     images: Idx,
     images_path: PathBuf,
     labels: Option<(Idx, PathBuf)>,
-    title: String,
+    title: (String, String),
     class_names: Vec<String>,
 ) -> Result<Source, SourceError> {
     let [count, height, width] = images.dims[..] else {

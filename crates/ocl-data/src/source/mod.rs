@@ -110,8 +110,8 @@ pub struct Source {
     store: Store,
     labels: Option<Vec<u32>>,
     class_names: Vec<String>,
-    /// What it is, for [`Source::describe`].
-    title: String,
+    /// What it is and what its samples are, for [`Source::describe`]: `("CIFAR-10", "train images")`.
+    title: (String, String),
 }
 
 #[derive(Debug)]
@@ -209,7 +209,7 @@ impl Source {
             (Some(_), 1) => "1 class".into(),
             (Some(_), count) => format!("{} classes", thousands(count)),
         };
-        format!("{}, {classes}", self.title.replacen("{}", &thousands(self.len()), 1))
+        format!("{}, {} {}, {classes}", self.title.0, thousands(self.len()), self.title.1)
     }
 
     /// Fetches one sample into either buffer, and says which.
@@ -240,7 +240,7 @@ impl Source {
     #[cfg(test)]
     pub(crate) fn trap(len: usize, at: usize) -> Source {
         let store = Store::Panics { len, at };
-        Source { store, labels: None, class_names: Vec::new(), title: "trap".into() }
+        Source { store, labels: None, class_names: Vec::new(), title: Default::default() }
     }
 }
 
@@ -259,7 +259,7 @@ fn thousands(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (place, digit) in digits.char_indices() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
