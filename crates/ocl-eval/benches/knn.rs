@@ -19,6 +19,7 @@ fn random(rows: usize, width: usize, seed: u64) -> Features {
 }
 
 fn main() -> Result<(), ocl_eval::EvalError> {
+    ocl_train::keep_freed_memory();
     let device = Device::default();
     let mut progress = Progress::silent();
     let (bank, queries) = (random(60_000, 192, 1), random(10_000, 192, 2));

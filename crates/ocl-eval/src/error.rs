@@ -90,6 +90,9 @@ pub enum EvalError {
     /// The plan of the run could not be read.
     #[error(transparent)]
     Plan(ocl_train::PlanError),
+    /// The backend cannot be used.
+    #[error(transparent)]
+    Backend(#[from] ocl_train::BackendError),
     /// The run has no final weights.
     #[error("{} does not exist: {advice}", path.display())]
     NoWeights {

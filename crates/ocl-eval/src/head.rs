@@ -119,7 +119,9 @@ impl Head {
         let log_p = log_softmax(logits, 1);
         let target = one_hot(labels, log_p.dims()); // [N, C]
         let loss = (log_p.clone() * target.clone()).sum() / -(n as f64);
-        let gradient = (log_p.exp() - target) / n as f64; // [N, C]
+        // e^-60 is zero beside one, and smaller numbers become subnormal, which CPUs are slow at.
+        let p = log_p.clamp_min(-60.0).exp();
+        let gradient = (p - target) / n as f64; // [N, C]
 
         let (weight, weight_velocity) = lars.step(
             self.weight.clone(),

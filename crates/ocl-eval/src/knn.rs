@@ -1,5 +1,7 @@
 //! Weighted k nearest neighbours (Wu et al., arXiv 1805.01978, section 3.4; constants as in DINO).
 
+use std::ops::Range;
+
 use burn::tensor::{Device, Tensor};
 
 use crate::error::EvalError;
@@ -23,6 +25,23 @@ impl Default for KnnConfig {
     }
 }
 
+impl KnnConfig {
+    /// Says what is wrong with the settings, if anything is.
+    ///
+    /// # Errors
+    /// [`EvalError::Setting`] naming the first that cannot work.
+    pub fn check(&self) -> Result<(), EvalError> {
+        let wrong = |setting, reason: String| Err(EvalError::Setting { setting, reason });
+        if self.k == 0 {
+            return wrong("k", "at least 1 neighbour must vote".to_owned());
+        }
+        if !(self.temperature.is_finite() && self.temperature > 0.0) {
+            return wrong("temperature", format!("{} must be above 0", self.temperature));
+        }
+        Ok(())
+    }
+}
+
 /// A neighbour of a query.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Neighbour {
@@ -32,11 +51,10 @@ pub struct Neighbour {
     pub row: u32,
 }
 
-/// Queries of a block of similarities. Two blocks of 512 by 4,096 floats fit a CPU's cache and keep
-/// matrix products large.
-const QUERIES: usize = 512;
+/// Queries of a block of similarities: 256 by 2,048 floats stay in a core's cache.
+const QUERIES: usize = 256;
 /// Bank rows of a block of similarities.
-const BANK: usize = 4096;
+const BANK: usize = 2048;
 
 /// Classifies each query by the votes of its `k` nearest bank features, each weighing `exp(cosine/T)`.
 ///
@@ -55,10 +73,7 @@ pub fn knn(
     device: &Device,
     progress: &mut Progress,
 ) -> Result<Accuracy, EvalError> {
-    if !(config.temperature.is_finite() && config.temperature > 0.0) {
-        let reason = format!("{} must be above 0", config.temperature);
-        return Err(EvalError::Setting { setting: "temperature", reason });
-    }
+    config.check()?;
     let nearest = nearest(bank, queries, config.k, device, progress)?;
     let mut tally = Tally::default();
     for (neighbours, &label) in nearest.iter().zip(queries.labels()) {
@@ -82,14 +97,14 @@ fn votes(neighbours: &[Neighbour], labels: &[u32], classes: usize, temperature: 
 
 /// The `k` most similar bank rows of each query by cosine, best first; of equals the lower row.
 ///
-/// Similarities are made block by block on the device; the host keeps the best of each query, so memory
-/// does not grow with the product of both sizes.
+/// The queries lie on the device, the bank passes by in blocks, and the host keeps the best of each query:
+/// memory does not grow with the product of both sizes.
 ///
 /// # Errors
-/// When `k` is 0 or the device fails.
+/// When the device fails.
 ///
 /// # Panics
-/// If the widths of `bank` and `queries` differ.
+/// If `k` is 0 or the widths of `bank` and `queries` differ.
 pub fn nearest(
     bank: &Features,
     queries: &Features,
@@ -97,26 +112,28 @@ pub fn nearest(
     device: &Device,
     progress: &mut Progress,
 ) -> Result<Vec<Vec<Neighbour>>, EvalError> {
-    if k == 0 {
-        let reason = "at least 1 neighbour must vote".to_owned();
-        return Err(EvalError::Setting { setting: "k", reason });
-    }
+    assert!(k > 0, "k must be at least 1");
     assert_eq!(bank.width(), queries.width(), "features of bank and queries differ in width");
     let mut best = vec![Vec::with_capacity(k.min(bank.len()) + 1); queries.len()];
+    let blocks: Vec<(Range<usize>, Tensor<2>)> = blocks(queries.len(), QUERIES)
+        .map(|rows| (rows.clone(), unit_rows(queries.block(rows, device))))
+        .collect(); // [Q, D] each
     progress.begin();
-    for start in (0..queries.len()).step_by(QUERIES) {
-        let rows = start..queries.len().min(start + QUERIES);
-        let block = unit_rows(queries.block(rows.clone(), device)); // [Q, D]
-        for offset in (0..bank.len()).step_by(BANK) {
-            let columns = offset..bank.len().min(offset + BANK);
-            let bank = unit_rows(bank.block(columns.clone(), device)); // [B, D]
-            let similarities = block.clone().matmul(bank.transpose()); // [Q, B]
+    for columns in self::blocks(bank.len(), BANK) {
+        let bank_block = unit_rows(bank.block(columns.clone(), device)).transpose(); // [D, B]
+        for (rows, queries) in &blocks {
+            let similarities = queries.clone().matmul(bank_block.clone()); // [Q, B]
             let data = similarities.try_into_vec_as::<f32>().map_err(EvalError::Device)?;
-            keep_best(&mut best[rows.clone()], &data, columns.len(), offset as u32, k);
+            keep_best(&mut best[rows.clone()], &data, columns.clone(), k);
         }
-        progress.images("k-NN", rows.end, queries.len());
+        progress.images("k-NN, bank", columns.end, bank.len());
     }
     Ok(best)
+}
+
+/// `0..total` in ranges of at most `size`.
+fn blocks(total: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..total).step_by(size).map(move |start| start..total.min(start + size))
 }
 
 /// `x / max(|x|, 1e-12)` row by row.
@@ -125,24 +142,25 @@ fn unit_rows(x: Tensor<2>) -> Tensor<2> {
     x / length
 }
 
-/// Takes a block `[Q, B]` of similarities into the best of its Q queries, on all cores.
-fn keep_best(best: &mut [Vec<Neighbour>], block: &[f32], columns: usize, offset: u32, k: usize) {
+/// Takes a block `[Q, B]` of similarities to the bank's `columns` into the best of its Q queries, on all
+/// cores.
+fn keep_best(best: &mut [Vec<Neighbour>], block: &[f32], columns: Range<usize>, k: usize) {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let share = best.len().div_ceil(threads);
+    let offset = columns.start as u32;
     std::thread::scope(|scope| {
-        for (best, block) in best.chunks_mut(share).zip(block.chunks(share * columns)) {
+        for (best, block) in best.chunks_mut(share).zip(block.chunks(share * columns.len())) {
+            let rows = block.chunks_exact(columns.len());
             scope.spawn(move || {
-                for (best, row) in best.iter_mut().zip(block.chunks_exact(columns)) {
-                    keep_best_of_row(best, row, offset, k);
-                }
+                best.iter_mut().zip(rows).for_each(|(best, row)| merge(best, row, offset, k));
             });
         }
     });
 }
 
-/// Almost every similarity is below the k-th so far: whole groups are passed over by their maximum,
+/// Takes one query's similarities to bank rows from `offset` on into its best. Almost every similarity is below the k-th so far: whole groups are passed over by their maximum,
 /// which the compiler turns into vector instructions.
-fn keep_best_of_row(best: &mut Vec<Neighbour>, row: &[f32], offset: u32, k: usize) {
+fn merge(best: &mut Vec<Neighbour>, row: &[f32], offset: u32, k: usize) {
     const GROUP: usize = 32;
     let mut floor = if best.len() == k { best[k - 1].similarity } else { f32::NEG_INFINITY };
     for (group, values) in row.chunks(GROUP).enumerate() {

@@ -38,5 +38,5 @@ pub use report::{Findings, REPORT_LIMITS, Report, report};
 pub use results::{
     Circumstances, Outcome, Protocol, ResultRecord, SeedRecord, append_results, results_file,
 };
-pub use subject::{DEFAULT_ENCODE_BATCH, Extraction, Run, Splits, Subject};
+pub use subject::{Extraction, Run, Splits, Subject, default_encode_batch};
 pub use table::result_text;

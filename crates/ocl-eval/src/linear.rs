@@ -27,8 +27,9 @@ pub struct LinearConfig {
     pub warmup_epochs: usize,
     /// Features a step; `None` takes [`default_batch`].
     pub batch: Option<usize>,
-    /// Learning rate of a batch of 256: the peak rate is `base_lr batch / 256`.
-    pub base_lr: f64,
+    /// Learning rate of a batch of 256: the peak rate is `base_lr batch / 256`. `None` takes MAE's 0.1,
+    /// or what gives a peak of 3.2 if that is more; see [`LinearConfig::base_lr_for`].
+    pub base_lr: Option<f64>,
     /// Constants of the optimiser.
     pub lars: Lars,
     /// Constants of the normalisation.
@@ -36,13 +37,13 @@ pub struct LinearConfig {
 }
 
 impl Default for LinearConfig {
-    /// MAE's recipe: 90 epochs, 10 of them warm-up, base rate 0.1, LARS without decay.
+    /// MAE's recipe: 90 epochs, 10 of them warm-up, LARS without decay; batch and rate by the data.
     fn default() -> Self {
         Self {
             epochs: 90,
             warmup_epochs: 10,
             batch: None,
-            base_lr: 0.1,
+            base_lr: None,
             lars: Lars::default(),
             norm: BatchNorm::default(),
         }
@@ -58,11 +59,15 @@ pub struct LinearOutcome {
     pub train_loss: f64,
 }
 
-/// Batch for `images` training features: MAE's 16,384, at most a 64th of the data, at least 64.
+/// MAE's rate of a batch of 256.
+const BASE_LR: f64 = 0.1;
+/// The least peak rate unless told otherwise.
+const LEAST_PEAK_LR: f64 = 3.2;
+
+/// Batch for `images` training features: MAE's 16,384, at most a 64th of the data, at least 64; a power
+/// of two.
 ///
-/// MAE's batch makes 78 steps an epoch of ImageNet's 1.28 million images, and LARS moves the weight by
-/// a set share of its length each step: on a small set the same batch would leave it next to where it
-/// began. A 64th keeps about MAE's number of steps. Powers of two.
+/// MAE's batch makes 78 steps an epoch of ImageNet's 1.28 million images; a 64th keeps about as many.
 pub fn default_batch(images: usize) -> usize {
     let wanted = (images / 64).clamp(64, 16_384);
     (1 << wanted.ilog2()).min(images)
@@ -74,9 +79,22 @@ impl LinearConfig {
         self.batch.unwrap_or_else(|| default_batch(images)).min(images)
     }
 
+    /// The rate of a batch of 256 for `images` training features.
+    ///
+    /// LARS moves the weight by a set share of its length each step, so how far it comes depends on the
+    /// sum of the rates. By MAE's rule that sum is in proportion to the data: on 60,000 images the weight
+    /// stops a twentieth of the way, and the probe says more about itself than about the features. A peak
+    /// of at least 3.2 (MAE's on ImageNet is 6.4) mends that. Measured on Fashion-MNIST, top-1: features
+    /// of an untrained encoder 74.4 % at MAE's rule, 79.2 % at 3.2, 79.7 % at 6.4; raw pixels 83.9, 84.4
+    /// and 84.3 %.
+    pub fn base_lr_for(&self, images: usize) -> f64 {
+        let least = LEAST_PEAK_LR * 256.0 / self.batch_for(images) as f64;
+        self.base_lr.unwrap_or(BASE_LR.max(least))
+    }
+
     /// The peak learning rate for `images` training features.
     pub fn peak_lr(&self, images: usize) -> f64 {
-        self.base_lr * self.batch_for(images) as f64 / 256.0
+        self.base_lr_for(images) * self.batch_for(images) as f64 / 256.0
     }
 
     /// The rates for `images` training features: linear warm-up, then half a cosine to zero.
@@ -89,7 +107,11 @@ impl LinearConfig {
         }
     }
 
-    fn check(&self) -> Result<(), EvalError> {
+    /// Says what is wrong with the settings, if anything is.
+    ///
+    /// # Errors
+    /// [`EvalError::Setting`] naming the first that cannot work.
+    pub fn check(&self) -> Result<(), EvalError> {
         let wrong = |setting, reason: String| Err(EvalError::Setting { setting, reason });
         if self.epochs == 0 || self.warmup_epochs >= self.epochs {
             let (epochs, warmup) = (self.epochs, self.warmup_epochs);
@@ -98,8 +120,10 @@ impl LinearConfig {
         if self.batch.is_some_and(|batch| batch < 2) {
             return wrong("batch", "batch normalisation needs at least 2".to_owned());
         }
-        if !(self.base_lr.is_finite() && self.base_lr > 0.0) {
-            return wrong("base-lr", format!("{} must be above 0", self.base_lr));
+        if let Some(base_lr) = self.base_lr
+            && !(base_lr.is_finite() && base_lr > 0.0)
+        {
+            return wrong("base-lr", format!("{base_lr} must be above 0"));
         }
         Ok(())
     }
@@ -182,7 +206,7 @@ mod tests {
     }
 
     fn accuracy(name: [u32; 3], seed: u64) -> LinearOutcome {
-        let config = LinearConfig { base_lr: 1.0, ..LinearConfig::default() };
+        let config = LinearConfig::default();
         let (train, test) = (toy(300, name), toy(90, name));
         let device = Device::default();
         linear_probe(&train, &test, 3, &config, seed, &device, &mut Progress::silent()).unwrap()
@@ -202,9 +226,13 @@ mod tests {
     }
 
     #[test]
-    fn the_rate_is_the_papers_on_imagenet() {
+    fn the_rate_is_the_papers_on_imagenet_and_not_too_small_elsewhere() {
+        let config = LinearConfig::default();
         // 6.4 = 0.1 * 16384 / 256, of MAE's table 10.
-        assert_eq!(LinearConfig::default().peak_lr(1_281_167), 6.4);
+        assert_eq!((config.peak_lr(1_281_167), config.base_lr_for(1_281_167)), (6.4, 0.1));
+        assert_eq!((config.peak_lr(60_000), config.base_lr_for(60_000)), (3.2, 1.6));
+        let told = LinearConfig { base_lr: Some(0.1), batch: Some(1024), ..config };
+        assert_eq!(told.peak_lr(60_000), 0.4);
     }
 
     #[test]

@@ -1,167 +1,64 @@
 //! `ocl-eval`: linear probe, weighted k-NN, and the report that ends a pre-training.
 
-use std::path::PathBuf;
+mod cli;
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use burn::tensor::Device;
-use clap::{Args, Parser, Subcommand};
+use clap::Parser;
 use ocl_data::SourceKind;
 use ocl_eval::{
-    Circumstances, DEFAULT_ENCODE_BATCH, Extraction, Findings, KnnConfig, Labelled, Lars,
-    LinearConfig, Pool, Progress, REPORT_LIMITS, ResultRecord, Run, Splits, Subject,
-    append_results, measure_knn, measure_linear, report, result_text, results_file,
+    Circumstances, Extraction, Findings, KnnConfig, Labelled, Lars, LinearConfig, Progress,
+    ResultRecord, Run, Splits, Subject, append_results, default_encode_batch, measure_knn,
+    measure_linear, report, result_text, results_file,
 };
-use ocl_train::Backend;
+use ocl_train::keep_freed_memory;
 
-/// What a frozen representation is worth.
-#[derive(Parser)]
-#[command(version, max_term_width = 100)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
+use cli::{Cli, Command, Common, KnnArgs, LinearArgs, ReportArgs, SubjectArgs};
 
-#[derive(Subcommand)]
-enum Command {
-    /// Linear probe: MAE's head (batch norm without affine, linear, LARS) on frozen features.
-    ///
-    /// The head sees each image's centre view, encoded once; MAE augments, so figures are comparable
-    /// among themselves rather than with published ones. Accuracy is the last epoch's.
-    Linear(LinearArgs),
-    /// Weighted k-NN on L2-normalised frozen features.
-    Knn(KnnArgs),
-    /// Trained encoder against untrained and raw pixels, on the run's own data.
-    Report(ReportArgs),
-}
-
-#[derive(Args)]
-struct Common {
-    /// Run folder that pretrain made.
-    #[arg(long)]
-    run: PathBuf,
-    /// Backend that computes; it must have been compiled in.
-    #[arg(long, default_value_t = Backend::DEFAULT)]
-    backend: Backend,
-    /// Loader threads [default: the run's].
-    #[arg(long)]
-    workers: Option<usize>,
-    /// Print JSON instead of text.
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Args)]
-struct SubjectArgs {
-    /// Labelled data: a folder with train/CLASS/*.jpg and val/CLASS/*.jpg, IDX or CIFAR files, or
-    /// `embedded` [default: the run's].
-    #[arg(long)]
-    data: Option<String>,
-    /// auto, folder, idx, cifar10, cifar100 or embedded [default: auto with --data].
-    #[arg(long)]
-    data_kind: Option<SourceKind>,
-    /// Weights of the encoder [default: RUN/encoder.safetensors].
-    #[arg(long)]
-    weights: Option<PathBuf>,
-    /// cls (class token) or mean (of the patch tokens).
-    #[arg(long, default_value_t = Pool::Cls)]
-    pool: Pool,
-    /// Images encoded at a time.
-    #[arg(long, default_value_t = DEFAULT_ENCODE_BATCH)]
-    encode_batch: usize,
-    /// At most so many training images, drawn at random [default: all].
-    #[arg(long)]
-    max_train: Option<usize>,
-    /// At most so many test images, drawn at random [default: all].
-    #[arg(long)]
-    max_test: Option<usize>,
-    /// The run's encoder as it was before its first step, for comparison.
-    #[arg(long, conflicts_with_all = ["weights", "raw_pixels"])]
-    untrained: bool,
-    /// The pixels of the centre view instead of an encoder, at most 32 a side, for comparison.
-    #[arg(long, conflicts_with_all = ["weights", "pool"])]
-    raw_pixels: bool,
-}
-
-#[derive(Args)]
-struct LinearArgs {
-    #[command(flatten)]
-    common: Common,
-    #[command(flatten)]
-    subject: SubjectArgs,
-    /// Passes over the features.
-    #[arg(long, default_value_t = 90)]
-    epochs: usize,
-    /// Epochs of linear warm-up.
-    #[arg(long, default_value_t = 10)]
-    warmup_epochs: usize,
-    /// Features a step [default: a power of two, a 64th of the images, 64 to 16384].
-    #[arg(long)]
-    batch: Option<usize>,
-    /// Learning rate of a batch of 256; the peak rate is base_lr x batch / 256.
-    #[arg(long, default_value_t = 0.1)]
-    base_lr: f64,
-    /// LARS weight decay of the weight matrix.
-    #[arg(long, default_value_t = 0.0)]
-    weight_decay: f64,
-    /// Repetitions with other initial weights and another order.
-    #[arg(long, default_value_t = 1)]
-    seeds: u64,
-}
-
-#[derive(Args)]
-struct KnnArgs {
-    #[command(flatten)]
-    common: Common,
-    #[command(flatten)]
-    subject: SubjectArgs,
-    /// Neighbours that vote.
-    #[arg(long, default_value_t = 20)]
-    k: usize,
-    /// T of a vote's weight exp(cosine / T).
-    #[arg(long, default_value_t = 0.07)]
-    temperature: f64,
-}
-
-#[derive(Args)]
-struct ReportArgs {
-    #[command(flatten)]
-    common: Common,
-    /// At most so many training images, drawn at random.
-    #[arg(long, default_value_t = REPORT_LIMITS[0])]
-    max_train: usize,
-    /// At most so many test images, drawn at random.
-    #[arg(long, default_value_t = REPORT_LIMITS[1])]
-    max_test: usize,
-}
-
-fn main() -> Result<()> {
-    match Cli::parse().command {
-        Command::Linear(args) => {
-            let prepared = Prepared::new(&args.common, &args.subject)?;
-            let config = LinearConfig {
-                epochs: args.epochs,
-                warmup_epochs: args.warmup_epochs,
-                batch: args.batch,
-                base_lr: args.base_lr,
-                lars: Lars { weight_decay: args.weight_decay, ..Lars::default() },
-                ..LinearConfig::default()
-            };
-            let Prepared { subject, splits, at, device, .. } = &prepared;
-            let mut progress = Progress::stderr();
-            let record =
-                measure_linear(subject, splits, &config, args.seeds, at, device, &mut progress)?;
-            finish(&prepared.run, record, args.common.json)
-        }
-        Command::Knn(args) => {
-            let prepared = Prepared::new(&args.common, &args.subject)?;
-            let config = KnnConfig { k: args.k, temperature: args.temperature };
-            let Prepared { subject, splits, at, device, .. } = &prepared;
-            let mut progress = Progress::stderr();
-            let record = measure_knn(subject, splits, &config, at, device, &mut progress)?;
-            finish(&prepared.run, record, args.common.json)
-        }
+fn main() -> ExitCode {
+    keep_freed_memory();
+    let result = match Cli::parse().command {
+        Command::Linear(args) => linear(&args),
+        Command::Knn(args) => knn(&args),
         Command::Report(args) => write_report(&args),
+    };
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    let mut text = format!("error: {error}");
+    for cause in error.chain().skip(1) {
+        let _ = write!(text, "\n  because: {cause}");
     }
+    eprintln!("{text}");
+    ExitCode::FAILURE
+}
+
+fn linear(args: &LinearArgs) -> Result<()> {
+    let config = LinearConfig {
+        epochs: args.epochs,
+        warmup_epochs: args.warmup_epochs,
+        batch: args.batch,
+        base_lr: args.base_lr,
+        lars: Lars { weight_decay: args.weight_decay, ..Lars::default() },
+        ..LinearConfig::default()
+    };
+    // Before the features, which can take long.
+    config.check()?;
+    let Prepared { run, subject, splits, at, device } = Prepared::new(&args.common, &args.subject)?;
+    let mut progress = Progress::stderr();
+    let record =
+        measure_linear(&subject, &splits, &config, args.seeds, &at, &device, &mut progress)?;
+    finish(&run, record, args.common.json)
+}
+
+fn knn(args: &KnnArgs) -> Result<()> {
+    let config = KnnConfig { k: args.k, temperature: args.temperature };
+    config.check()?;
+    let Prepared { run, subject, splits, at, device } = Prepared::new(&args.common, &args.subject)?;
+    let mut progress = Progress::stderr();
+    let record = measure_knn(&subject, &splits, &config, &at, &device, &mut progress)?;
+    finish(&run, record, args.common.json)
 }
 
 /// Everything up to the features.
@@ -192,7 +89,7 @@ impl Prepared {
         };
         let how = Extraction {
             pool: args.pool,
-            encode_batch: args.encode_batch,
+            encode_batch: args.encode_batch.unwrap_or_else(|| default_encode_batch(common.backend)),
             workers: common.workers,
             limits: [args.max_train, args.max_test],
         };
@@ -224,17 +121,16 @@ fn finish(run: &Run, record: ResultRecord, json: bool) -> Result<()> {
 }
 
 fn write_report(args: &ReportArgs) -> Result<()> {
-    let Common { run, backend, workers, json } = &args.common;
-    let run = Run::open(run)?;
-    let (device, limits) = (backend.device()?, [args.max_train, args.max_test]);
-    let name = backend.to_string();
-    let findings = report(&run, limits, *workers, &name, &device, &mut Progress::stderr())?;
+    let run = Run::open(&args.common.run)?;
+    let limits = [args.max_train, args.max_test];
+    let Common { workers, backend, json, .. } = args.common;
+    let findings = report(&run, limits, workers, backend, &mut Progress::stderr())?;
     if let Findings::Measured(report) = &findings {
         append_results(&run.folder, &report.results)?;
     }
     match &findings {
-        Findings::Measured(report) if *json => println!("{}", serde_json::to_string(report)?),
-        Findings::Nothing(why) if *json => println!("{}", serde_json::json!({ "nothing": why })),
+        Findings::Measured(report) if json => println!("{}", serde_json::to_string(report)?),
+        Findings::Nothing(why) if json => println!("{}", serde_json::json!({ "nothing": why })),
         findings => print!("{}", findings.text(&run)),
     }
     Ok(())

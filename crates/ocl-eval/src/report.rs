@@ -4,8 +4,8 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use burn::tensor::Device;
 use ocl_data::SourceError;
+use ocl_train::Backend;
 use serde::Serialize;
 
 use crate::error::EvalError;
@@ -16,7 +16,7 @@ use crate::linear::LinearConfig;
 use crate::measure::{measure_knn, measure_linear};
 use crate::progress::Progress;
 use crate::results::{Circumstances, ResultRecord};
-use crate::subject::{DEFAULT_ENCODE_BATCH, Extraction, Run, Subject};
+use crate::subject::{Extraction, Run, Subject, default_encode_batch};
 use crate::table::{data_lines, percent, shell_word, wrap};
 
 /// Images that a report looks at unless told otherwise, of the training and of the test split: it is a
@@ -53,8 +53,7 @@ pub fn report(
     run: &Run,
     limits: [usize; 2],
     workers: Option<usize>,
-    backend: &str,
-    device: &Device,
+    backend: Backend,
     progress: &mut Progress,
 ) -> Result<Findings, EvalError> {
     let data = match Labelled::open(&run.plan.data.path, run.plan.data.kind) {
@@ -66,11 +65,12 @@ pub fn report(
         ) => return Ok(Findings::Nothing(with_causes(&error))),
         Err(error) => return Err(error),
     };
+    let device = &backend.device()?;
     let weights = run.final_weights();
     let subjects = [run.trained(&weights, device)?, run.untrained(device)?, Subject::RawPixels];
     let how = Extraction {
         pool: Pool::Cls,
-        encode_batch: DEFAULT_ENCODE_BATCH,
+        encode_batch: default_encode_batch(backend),
         workers,
         limits: limits.map(Some),
     };
@@ -80,7 +80,7 @@ pub fn report(
         pool: how.pool,
         data: data.record(features[0].train.len(), features[0].test.len()),
         features_secs,
-        backend: backend.to_owned(),
+        backend: backend.to_string(),
     };
     let mut results = Vec::new();
     for (subject, splits) in subjects.iter().zip(&features) {

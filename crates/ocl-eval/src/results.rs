@@ -69,6 +69,8 @@ pub enum Protocol {
         batch: usize,
         /// Learning rate of a batch of 256.
         base_lr: f64,
+        /// Learning rate at the end of the warm-up.
+        peak_lr: f64,
         /// LARS momentum.
         momentum: f64,
         /// LARS trust coefficient.
@@ -109,7 +111,8 @@ impl Protocol {
             epochs: config.epochs,
             warmup_epochs: config.warmup_epochs,
             batch: config.batch_for(images),
-            base_lr: config.base_lr,
+            base_lr: config.base_lr_for(images),
+            peak_lr: config.peak_lr(images),
             momentum: config.lars.momentum,
             trust_coefficient: config.lars.trust_coefficient,
             weight_decay: config.lars.weight_decay,

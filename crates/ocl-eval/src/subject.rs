@@ -6,7 +6,7 @@ use std::time::Instant;
 use burn::tensor::Device;
 use ocl_data::{EvalView, Geometry, Split};
 use ocl_model::{Vit, VitConfig, load_weights};
-use ocl_train::Plan;
+use ocl_train::{Backend, Plan};
 
 use crate::error::EvalError;
 use crate::features::{ExtractConfig, Extractor, Features, Pool, extract};
@@ -47,8 +47,11 @@ pub struct Extraction {
     pub limits: [Option<usize>; 2],
 }
 
-/// Images encoded at a time unless told otherwise: enough for a CPU, and a GPU is not slow.
-pub const DEFAULT_ENCODE_BATCH: usize = 64;
+/// Images encoded at a time unless told otherwise: a GPU needs many to be busy, a CPU is as fast with
+/// few and keeps them in its caches.
+pub fn default_encode_batch(backend: Backend) -> usize {
+    if backend == Backend::Flex { 32 } else { 256 }
+}
 
 /// Features of both splits under one subject.
 #[derive(Clone, Debug)]
