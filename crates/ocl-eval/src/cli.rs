@@ -31,7 +31,7 @@ pub(crate) enum Command {
 #[derive(Args, Debug)]
 pub(crate) struct Common {
     /// Run folder that pretrain made
-    #[arg(long)]
+    #[arg(long, value_name = "RUN")]
     pub(crate) run: PathBuf,
     /// Backend that computes; it must have been compiled in
     #[arg(long, default_value_t = Backend::DEFAULT)]
@@ -48,13 +48,13 @@ pub(crate) struct Common {
 pub(crate) struct SubjectArgs {
     /// Labelled data: a folder with train/CLASS/*.jpg and val/CLASS/*.jpg, IDX or CIFAR files, or
     /// `embedded` [default: the run's]
-    #[arg(long)]
+    #[arg(long, value_name = "PATH")]
     pub(crate) data: Option<String>,
     /// auto, folder, idx, cifar10, cifar100 or embedded [default: auto with --data]
-    #[arg(long)]
+    #[arg(long, value_name = "KIND")]
     pub(crate) data_kind: Option<SourceKind>,
     /// Weights of the encoder [default: RUN/encoder.safetensors]
-    #[arg(long)]
+    #[arg(long, value_name = "FILE")]
     pub(crate) weights: Option<PathBuf>,
     /// cls (class token) or mean (of the patch tokens)
     #[arg(long, default_value_t = Pool::Cls)]

@@ -17,8 +17,8 @@ pub enum EvalError {
     },
     /// The images have no labels, and both protocols count how often a label is hit.
     #[error(
-        "{data} has no labels, which k-NN and linear probe need: give labelled data with --data, \
-         for example a folder with train/CLASS/*.jpg and val/CLASS/*.jpg"
+        "the data has no labels, which k-NN and linear probe need ({data}): give labelled data with \
+         --data, for example a folder with train/CLASS/*.jpg and val/CLASS/*.jpg"
     )]
     NoLabels {
         /// The data set, in words.

@@ -199,14 +199,12 @@ pub fn extract(
         }
         progress.images(&format!("features of the {split} split"), labels.len(), total);
     }
-    let width = |rows: &Vec<f32>| rows.len() / labels.len().max(1);
-    Ok(rows.into_iter().map(|r| Features::new_like(width(&r), r, &labels)).collect())
-}
-
-impl Features {
-    fn new_like(width: usize, rows: Vec<f32>, labels: &[u32]) -> Self {
-        Self::new(rows, width, labels.to_vec())
-    }
+    let images = labels.len().max(1);
+    let features = rows.into_iter().map(|rows| {
+        let width = rows.len() / images;
+        Features::new(rows, width, labels.clone())
+    });
+    Ok(features.collect())
 }
 
 /// `[N, D]` on the host.

@@ -138,7 +138,8 @@ impl LinearConfig {
 /// When a setting cannot work, the loss stops being finite, or the device fails.
 ///
 /// # Panics
-/// If the widths of `train` and `test` differ, or a label is not below `classes`.
+/// If `train` has fewer than two rows, the widths of `train` and `test` differ, or a test label is not
+/// below `classes`.
 pub fn linear_probe(
     train: &Features,
     test: &Features,
@@ -149,6 +150,7 @@ pub fn linear_probe(
     progress: &mut Progress,
 ) -> Result<LinearOutcome, EvalError> {
     config.check()?;
+    assert!(train.len() > 1, "a probe needs at least 2 training features, got {}", train.len());
     assert_eq!(train.width(), test.width(), "features of train and test differ in width");
     let (batch, schedule) = (config.batch_for(train.len()), config.schedule(train.len()));
     let steps = train.len() / batch;
@@ -221,8 +223,10 @@ mod tests {
 
     #[test]
     fn the_seed_decides() {
-        assert_eq!(accuracy([0, 1, 2], 4), accuracy([0, 1, 2], 4));
-        assert_ne!(accuracy([0, 1, 2], 4).train_loss, accuracy([0, 1, 2], 5).train_loss);
+        let loss = |seed| accuracy([0, 1, 2], seed).train_loss;
+        let (first, again, other) = (loss(4), loss(4), loss(5));
+        // Equal to the bit on a CPU; a GPU may have tuned itself to another kernel in between.
+        assert!((first - again).abs() < 1e-3 * (first - other).abs(), "{first} {again} {other}");
     }
 
     #[test]

@@ -118,7 +118,7 @@ fn meaning(knn: [f64; 3], linear: [f64; 3]) -> String {
         _ => "Training has made the features better than pixels",
     };
     format!(
-        "{verdict}: the linear probe is {} the untrained encoder and {} raw pixels, k-NN {} and {}.",
+        "{verdict}: the linear probe is {} the untrained encoder and {} raw pixels; by k-NN, {} and {}.",
         against(linear, 1),
         against(linear, 2),
         against(knn, 1),

@@ -13,6 +13,7 @@ use crate::features::{ExtractConfig, Extractor, Features, Pool, extract};
 use crate::labelled::Labelled;
 use crate::pixels::drop_copied_channels;
 use crate::progress::Progress;
+use crate::table::shell_word;
 
 /// A run folder and its plan.
 #[derive(Clone, Debug)]
@@ -84,10 +85,7 @@ impl Run {
     pub fn trained(&self, path: &Path, device: &Device) -> Result<Subject, EvalError> {
         if !path.exists() {
             let advice = if path == self.final_weights() {
-                let newest = self.newest_checkpoint().map_or(String::new(), |file| {
-                    format!(", or measure the newest checkpoint: --weights {}", file.display())
-                });
-                format!("the run has not ended; finish it with --resume{newest}")
+                self.unfinished()
             } else {
                 "give a file that pretrain wrote".to_owned()
             };
@@ -103,6 +101,18 @@ impl Run {
     pub fn untrained(&self, device: &Device) -> Result<Subject, EvalError> {
         let vit = Vit::new(&self.plan.model, self.plan.seed, device)?;
         Ok(Subject::Untrained(Box::new(vit)))
+    }
+
+    /// What to do about a run without final weights.
+    fn unfinished(&self) -> String {
+        let run = shell_word(&self.folder.to_string_lossy());
+        let newest = self.newest_checkpoint().map_or(String::new(), |file| {
+            let file = shell_word(&file.to_string_lossy());
+            format!(
+                "; to measure its newest checkpoint, give eval-linear or eval-knn --weights {file}"
+            )
+        });
+        format!("the run has not ended; finish it with cargo xtask pretrain --resume {run}{newest}")
     }
 
     fn newest_checkpoint(&self) -> Option<PathBuf> {
@@ -128,6 +138,12 @@ impl Run {
         device: &Device,
         progress: &mut Progress,
     ) -> Result<(Vec<Splits>, f64), EvalError> {
+        for (setting, limit) in ["max-train", "max-test"].into_iter().zip(how.limits) {
+            if limit.is_some_and(|limit| limit < 2) {
+                let reason = "at least 2 images are needed".to_owned();
+                return Err(EvalError::Setting { setting, reason });
+            }
+        }
         let started = Instant::now();
         let config = self.config(subjects, how);
         let extractors: Vec<_> =

@@ -1,0 +1,152 @@
+//! The program on run folders as pre-training leaves them.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use burn::tensor::Device;
+use ocl_data::{Source, Split};
+use ocl_model::{Vit, save_weights};
+use ocl_train::{Plan, Recipe};
+use serde_json::Value;
+
+const BACKEND: &str = if cfg!(feature = "flex") {
+    "flex"
+} else if cfg!(feature = "vulkan") {
+    "vulkan"
+} else if cfg!(feature = "cuda") {
+    "cuda"
+} else {
+    "wgpu"
+};
+
+/// A run folder with a very small encoder on the data at `path`.
+fn run_on(path: &str, kind: &str) -> tempfile::TempDir {
+    let mut overrides: Vec<String> = ["width=16", "depth=1", "heads=2", "patch_px=8"]
+        .map(|pair| format!("model.{pair}"))
+        .to_vec();
+    overrides.extend([format!("data.path={path:?}"), format!("data.kind={kind}")]);
+    overrides.push("train.batch=2".to_owned());
+    let recipe = Recipe::load("embedded", &overrides).unwrap();
+    let source = Source::open(path, kind.parse().unwrap(), Split::Train).unwrap();
+    let plan = Plan::resolve("embedded", &recipe, &source).unwrap();
+    let run = tempfile::tempdir().unwrap();
+    std::fs::write(run.path().join("plan.toml"), plan.to_toml()).unwrap();
+    let vit = Vit::new(&plan.model, 99, &Device::default()).unwrap();
+    save_weights(&vit, &run.path().join("encoder.safetensors"), &[]).unwrap();
+    run
+}
+
+fn embedded_run() -> tempfile::TempDir {
+    run_on("embedded", "embedded")
+}
+
+fn files(names: &[&str]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for name in names {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, b"BM").unwrap();
+    }
+    folder
+}
+
+fn eval(command: &str, run: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ocl-eval"))
+        .args([command, "--backend", BACKEND, "--run"])
+        .arg(run)
+        .args(args)
+        .output()
+        .unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.stderr.is_empty(), "progress is for terminals only");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    assert!(!output.status.success());
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+const FEW: [&str; 4] = ["--max-train", "600", "--max-test", "200"];
+
+#[test]
+fn a_report_has_six_figures_and_says_what_next() {
+    let run = embedded_run();
+    let text = stdout(&eval("report", run.path(), &FEW));
+    for part in ["trained encoder", "untrained encoder", "raw pixels", "points", "tensorboard"] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert!(text.contains("used: 600") && text.contains("used: 200"), "{text}");
+    let long = text.lines().filter(|line| !line.contains("cargo") && !line.contains('/'));
+    assert!(long.clone().all(|line| line.chars().count() <= 80), "{text}");
+    let lines = std::fs::read_to_string(run.path().join("results.jsonl")).unwrap();
+    let records: Vec<Value> =
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(records.len(), 6);
+    for record in &records {
+        let top1 = record["top1"].as_f64().unwrap();
+        assert!((0.2..1.0).contains(&top1), "chance is 0.1: {record}");
+    }
+}
+
+#[test]
+fn single_measurements_say_all_in_json() {
+    let run = embedded_run();
+    let args = |more: &[&'static str]| [&FEW, more].concat();
+    let linear: Value = serde_json::from_str(&stdout(&eval(
+        "linear",
+        run.path(),
+        &args(&["--json", "--seeds", "2", "--pool", "mean", "--untrained"]),
+    )))
+    .unwrap();
+    assert_eq!(linear["subject"], "untrained encoder");
+    assert_eq!((&linear["pool"], &linear["seeds"][1]["seed"]), (&"mean".into(), &1.into()));
+    assert_eq!(linear["data"]["train_images"], 600);
+    let knn = eval("knn", run.path(), &args(&["--json", "--k", "5", "--raw-pixels"]));
+    let knn: Value = serde_json::from_str(&stdout(&knn)).unwrap();
+    // Grey images: one of three equal channels of 32 by 32 pixels.
+    assert_eq!((&knn["constants"]["k"], &knn["width"]), (&5.into(), &1024.into()));
+    let text = stdout(&eval("linear", run.path(), &FEW));
+    assert!(text.contains("Linear probe of trained encoder") && text.contains("top-5"), "{text}");
+}
+
+#[test]
+fn data_without_labels_is_said_plainly() {
+    let data = files(&["a.bmp", "b.bmp", "c.bmp"]);
+    let run = run_on(data.path().to_str().unwrap(), "folder");
+    let text = stdout(&eval("report", run.path(), &[]));
+    assert!(text.contains("was not measured") && text.contains("no labels"), "{text}");
+    assert!(text.contains("eval-linear"), "{text}");
+    for protocol in ["linear", "knn"] {
+        let text = stderr(&eval(protocol, run.path(), &[]));
+        assert!(text.contains("no labels") && text.contains("val/CLASS"), "{text}");
+    }
+    assert!(!run.path().join("results.jsonl").exists());
+}
+
+#[test]
+fn labels_without_a_test_split_are_said_plainly() {
+    let data = files(&["train/a/1.bmp", "train/a/2.bmp", "train/b/1.bmp"]);
+    let run = run_on(data.path().to_str().unwrap(), "folder");
+    assert!(stdout(&eval("report", run.path(), &[])).contains("was not measured"));
+    let text = stderr(&eval("linear", run.path(), &[]));
+    assert!(text.contains("cannot open the test split") && text.contains("val"), "{text}");
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let nothing = tempfile::tempdir().unwrap();
+    assert!(stderr(&eval("report", nothing.path(), &[])).contains("plan.toml"));
+    let run = embedded_run();
+    std::fs::remove_file(run.path().join("encoder.safetensors")).unwrap();
+    let checkpoint = run.path().join("checkpoints/step-00000007/weights.safetensors");
+    std::fs::create_dir_all(checkpoint.parent().unwrap()).unwrap();
+    std::fs::write(&checkpoint, b"").unwrap();
+    let text = stderr(&eval("report", run.path(), &[]));
+    assert!(text.contains("--resume") && text.contains("step-00000007"), "{text}");
+    let text = stderr(&eval("knn", run.path(), &["--raw-pixels", "--max-test", "1"]));
+    assert!(text.contains("max-test: at least 2"), "{text}");
+}
