@@ -1,76 +1,19 @@
 //! The loop: from a plan and a data set to an encoder on disk. Read it top to bottom.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
-use burn::tensor::{Device, Tensor};
-use ocl_data::{Batch, Loader, LoaderConfig, LoaderError, Order, Source, View};
-use ocl_model::{ConfigError, WeightsError, save_weights};
-use thiserror::Error;
+use burn::tensor::Device;
+use ocl_data::{Batch, Loader, LoaderConfig, Order, Source, View};
+use ocl_model::save_weights;
 
 use crate::checkpoint::{self, CheckpointError};
-use crate::journal::{Journal, JournalError, StepRecord};
+use crate::error::TrainError;
+use crate::journal::{Journal, StepRecord};
+use crate::ledger::{Ledger, Pending};
 use crate::plan::Plan;
 use crate::trainer::Trainer;
-
-/// Why a run stopped.
-#[derive(Debug, Error)]
-pub enum TrainError {
-    /// The loss is not a number.
-    #[error(
-        "the loss of step {step} is {loss} (lr {lr:.3e}); samples {}; nothing of this step was saved. \
-         Resume from the last checkpoint with a lower optim.base_lr or a longer optim.warmup_epochs",
-        sample_list(samples)
-    )]
-    NonFinite {
-        /// The step, counted from 1.
-        step: u64,
-        /// The loss.
-        loss: f64,
-        /// Its learning rate.
-        lr: f64,
-        /// Indices of the batch's samples.
-        samples: Vec<u64>,
-    },
-    /// The run folder holds a run already.
-    #[error(
-        "{path} already holds a run; continue it with `--resume {path}`, or give another name",
-        path = .0.display()
-    )]
-    Occupied(PathBuf),
-    /// The run folder cannot be made.
-    #[error("cannot write to run folder {}", path.display())]
-    Folder {
-        /// The folder or file.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The encoder cannot exist.
-    #[error(transparent)]
-    Model(#[from] ConfigError),
-    /// The data cannot be read.
-    #[error(transparent)]
-    Data(#[from] LoaderError),
-    /// A checkpoint cannot be written or read.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    /// The log cannot be written.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    /// The encoder cannot be written.
-    #[error(transparent)]
-    Weights(#[from] WeightsError),
-}
-
-fn sample_list(samples: &[u64]) -> String {
-    let shown: Vec<String> = samples.iter().take(16).map(u64::to_string).collect();
-    let more = samples.len().saturating_sub(16);
-    if more == 0 { shown.join(" ") } else { format!("{} and {more} more", shown.join(" ")) }
-}
 
 /// What happens during a run, for whoever shows it.
 #[derive(Debug)]
@@ -126,13 +69,10 @@ pub fn pretrain(
 ) -> Result<Outcome, TrainError> {
     prepare_folder(plan, run, start)?;
     let (mut trainer, mut step) = begin(plan, run, start, device, &mut observe)?;
-    let mut journal = Journal::open(run, step)?;
+    let journal = Journal::open(run, step)?;
     let mut loader = Loader::start(source, View::Train(plan.view()), loader_config(plan, run, step))?;
 
-    let mut clock = Clock::start();
-    let mut last_loss = None;
-    // A step's loss is read after the next step has been handed to the device, which is never idle then.
-    let mut pending: Option<Pending> = None;
+    let mut ledger = Ledger::new(plan, journal, observe);
     while step < plan.steps && !stop.load(Ordering::Relaxed) {
         let Some(batch) = loader.next() else { break };
         let batch: Batch = batch?;
@@ -141,74 +81,20 @@ pub fn pretrain(
         let loss;
         (trainer, loss) = trainer.step(batch, lr);
         step += 1;
-        let previous = pending.replace(Pending { step, lr, loss, samples });
-
-        if let Some(previous) = previous {
-            let record = previous.finish(plan, &mut clock, &loader)?;
-            last_loss = Some(record.loss);
-            journal.record(&record)?;
-            observe(Event::Step(&record));
-        }
+        ledger.enter(Pending { step, lr, loss, samples }, loader.wait_time())?;
         if step % plan.checkpoint_every_steps == 0 || step == plan.steps {
-            // The loss of the step just done comes first: a broken state must not be saved.
-            settle(&mut pending, plan, &mut clock, &loader, &mut journal, &mut observe, &mut last_loss)?;
-            save(plan, run, step, &trainer, &mut observe)?;
+            ledger.settle(loader.wait_time())?;
+            save(plan, run, step, &trainer, &mut ledger)?;
         }
     }
-    if pending.is_some() {
-        settle(&mut pending, plan, &mut clock, &loader, &mut journal, &mut observe, &mut last_loss)?;
-        save(plan, run, step, &trainer, &mut observe)?;
+    if ledger.settle(loader.wait_time())? {
+        save(plan, run, step, &trainer, &mut ledger)?;
     }
     let finished = step >= plan.steps;
     if finished {
         save_encoder(plan, run, &trainer)?;
     }
-    Ok(Outcome { step, finished, last_loss, skipped: loader.skipped() })
-}
-
-/// A step whose loss has not been read from the device yet.
-struct Pending {
-    step: u64,
-    lr: f64,
-    loss: Tensor<1>,
-    samples: Vec<u64>,
-}
-
-impl Pending {
-    fn finish(self, plan: &Plan, clock: &mut Clock, loader: &Loader) -> Result<StepRecord, TrainError> {
-        let Self { step, lr, loss, samples } = self;
-        let loss = f64::from(loss.into_scalar::<f32>());
-        if !loss.is_finite() {
-            return Err(TrainError::NonFinite { step, loss, lr, samples });
-        }
-        let (secs, data_wait) = clock.lap(loader.wait_time());
-        Ok(StepRecord {
-            step,
-            epoch: plan.epoch_at(step),
-            loss,
-            lr,
-            images_per_sec: plan.batch as f64 / secs,
-            data_wait,
-        })
-    }
-}
-
-fn settle(
-    pending: &mut Option<Pending>,
-    plan: &Plan,
-    clock: &mut Clock,
-    loader: &Loader,
-    journal: &mut Journal,
-    observe: &mut impl FnMut(Event<'_>),
-    last_loss: &mut Option<f64>,
-) -> Result<(), TrainError> {
-    if let Some(step) = pending.take() {
-        let record = step.finish(plan, clock, loader)?;
-        *last_loss = Some(record.loss);
-        journal.record(&record)?;
-        observe(Event::Step(&record));
-    }
-    Ok(journal.flush()?)
+    Ok(Outcome { step, finished, last_loss: ledger.last_loss(), skipped: loader.skipped() })
 }
 
 fn save(
@@ -216,11 +102,11 @@ fn save(
     run: &Path,
     step: u64,
     trainer: &Trainer,
-    observe: &mut impl FnMut(Event<'_>),
+    ledger: &mut Ledger<'_, impl FnMut(Event<'_>)>,
 ) -> Result<(), TrainError> {
     let folder =
         checkpoint::save(run, step, trainer.vit(), trainer.optimizer(), plan.keep_checkpoints)?;
-    observe(Event::Saved(&folder));
+    ledger.tell(Event::Saved(&folder));
     Ok(())
 }
 
@@ -279,25 +165,5 @@ fn loader_config(plan: &Plan, run: &Path, step: u64) -> LoaderConfig {
         max_bad_share: plan.data.max_bad_share,
         quarantine: Some(run.join("quarantine.jsonl")),
         subset: None,
-    }
-}
-
-/// Time of a step, and how much of it was spent waiting for data.
-struct Clock {
-    since: Instant,
-    waited: Duration,
-}
-
-impl Clock {
-    fn start() -> Self {
-        Self { since: Instant::now(), waited: Duration::ZERO }
-    }
-
-    /// Seconds since the last lap and the share of them spent waiting.
-    fn lap(&mut self, waited: Duration) -> (f64, f64) {
-        let secs = self.since.elapsed().as_secs_f64().max(1e-9);
-        let share = (waited.saturating_sub(self.waited).as_secs_f64() / secs).min(1.0);
-        (self.since, self.waited) = (Instant::now(), waited);
-        (secs, share)
     }
 }

@@ -1,0 +1,67 @@
+//! Why a run stopped.
+
+use std::path::PathBuf;
+
+use ocl_data::LoaderError;
+use ocl_model::{ConfigError, WeightsError};
+use thiserror::Error;
+
+use crate::checkpoint::CheckpointError;
+use crate::journal::JournalError;
+
+/// Why a run stopped.
+#[derive(Debug, Error)]
+pub enum TrainError {
+    /// The loss is not a number.
+    #[error(
+        "the loss of step {step} is {loss} (lr {lr:.3e}); samples {}; nothing of this step was saved. \
+         Resume from the last checkpoint with a lower optim.base_lr or a longer optim.warmup_epochs",
+        sample_list(samples)
+    )]
+    NonFinite {
+        /// The step, counted from 1.
+        step: u64,
+        /// The loss.
+        loss: f64,
+        /// Its learning rate.
+        lr: f64,
+        /// Indices of the batch's samples.
+        samples: Vec<u64>,
+    },
+    /// The run folder holds a run already.
+    #[error(
+        "{path} already holds a run; continue it with `--resume {path}`, or give another name",
+        path = .0.display()
+    )]
+    Occupied(PathBuf),
+    /// The run folder cannot be made.
+    #[error("cannot write to run folder {}", path.display())]
+    Folder {
+        /// The folder or file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The encoder cannot exist.
+    #[error(transparent)]
+    Model(#[from] ConfigError),
+    /// The data cannot be read.
+    #[error(transparent)]
+    Data(#[from] LoaderError),
+    /// A checkpoint cannot be written or read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The log cannot be written.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The encoder cannot be written.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+}
+
+fn sample_list(samples: &[u64]) -> String {
+    let shown: Vec<String> = samples.iter().take(16).map(u64::to_string).collect();
+    let more = samples.len().saturating_sub(16);
+    if more == 0 { shown.join(" ") } else { format!("{} and {more} more", shown.join(" ")) }
+}

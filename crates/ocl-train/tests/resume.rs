@@ -1,0 +1,130 @@
+//! Whole runs of a tiny encoder: the same whatever the workers, wherever interrupted; nothing bad is lost.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use burn::tensor::Device;
+use ocl_data::{Source, SourceKind, Split};
+use ocl_train::{Event, Outcome, Plan, Recipe, Start, StepRecord, TrainError, pretrain};
+
+/// 2 epochs of 20 steps.
+fn plan(workers: usize, extra: &[&str]) -> (Plan, Arc<Source>) {
+    let mut pairs = vec![
+        "data.crop_scale=[0.5,1.0]", "data.image_px=16", "model.patch_px=4", "model.width=16",
+        "model.depth=2", "model.heads=2", "train.batch=400", "train.epochs=2", "train.seed=3",
+        "optim.warmup_epochs=0.2", "optim.base_lr=1e-3", "train.checkpoint_every_epochs=0.35",
+        "train.keep_checkpoints=3", "method.mask_ratio=0.5",
+    ];
+    pairs.extend(extra);
+    let mut pairs: Vec<String> = pairs.into_iter().map(str::to_owned).collect();
+    pairs.push(format!("data.workers={workers}"));
+    let recipe = Recipe::load("embedded", &pairs).unwrap();
+    let source = Source::open("embedded", SourceKind::Auto, Split::Train).unwrap();
+    (Plan::resolve("embedded", &recipe, &source).unwrap(), Arc::new(source))
+}
+
+/// Runs until the end, or until `stop_after` steps are known to be done.
+fn run(
+    (plan, source): (Plan, Arc<Source>),
+    folder: &Path,
+    start: Start,
+    stop_after: Option<u64>,
+) -> Result<Outcome, TrainError> {
+    let stop = AtomicBool::new(false);
+    pretrain(&plan, source, folder, start, &Device::default(), &stop, |event| {
+        if let Event::Step(record) = event
+            && Some(record.step) == stop_after
+        {
+            stop.store(true, Ordering::Relaxed);
+        }
+    })
+}
+
+/// Step and the bits of the loss, from the log.
+fn losses(folder: &Path) -> Vec<(u64, u64)> {
+    let log = std::fs::read_to_string(folder.join("log.jsonl")).unwrap();
+    let records = log.lines().map(|line| serde_json::from_str::<StepRecord>(line).unwrap());
+    records.map(|record| (record.step, record.loss.to_bits())).collect()
+}
+
+fn encoder(folder: &Path) -> Vec<u8> {
+    std::fs::read(folder.join("encoder.safetensors")).unwrap()
+}
+
+#[test]
+fn interrupted_and_resumed_is_the_unbroken_run_bit_for_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
+    let outcome = run(plan(1, &[]), &whole, Start::Fresh, None).unwrap();
+    assert!(outcome.finished);
+    assert_eq!((outcome.step, losses(&whole).len()), (40, 40));
+
+    // In the middle of the first epoch, then of the second, with another number of workers.
+    let outcome = run(plan(1, &[]), &broken, Start::Fresh, Some(8)).unwrap();
+    assert!(!outcome.finished);
+    let outcome = run(plan(2, &[]), &broken, Start::Resume, Some(26)).unwrap();
+    assert!(!outcome.finished);
+    run(plan(2, &[]), &broken, Start::Resume, None).unwrap();
+    assert_eq!(losses(&broken), losses(&whole));
+    assert_eq!(encoder(&broken), encoder(&whole));
+}
+
+#[test]
+fn a_run_that_died_after_a_checkpoint_goes_on_from_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, died) = (folder.path().join("whole"), folder.path().join("died"));
+    run(plan(1, &[]), &whole, Start::Fresh, None).unwrap();
+    run(plan(1, &[]), &died, Start::Fresh, Some(20)).unwrap();
+    // The newest checkpoint is lost as a power cut may lose it; those of steps 14 and 7 remain.
+    let newest = last_checkpoint(&died);
+    std::fs::write(newest.join("optimizer.safetensors"), b"torn").unwrap();
+    run(plan(1, &[]), &died, Start::Resume, None).unwrap();
+    assert_eq!(losses(&died), losses(&whole));
+}
+
+fn last_checkpoint(run: &Path) -> std::path::PathBuf {
+    let folders = std::fs::read_dir(run.join("checkpoints")).unwrap();
+    folders.map(|entry| entry.unwrap().path()).max().unwrap()
+}
+
+#[test]
+fn only_the_last_checkpoints_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    run(plan(1, &["train.keep_checkpoints=2"]), folder.path(), Start::Fresh, None).unwrap();
+    assert_eq!(std::fs::read_dir(folder.path().join("checkpoints")).unwrap().count(), 2);
+}
+
+#[test]
+fn an_occupied_folder_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    run(plan(1, &[]), folder.path(), Start::Fresh, Some(2)).unwrap();
+    let before = losses(folder.path());
+    let error = run(plan(1, &[]), folder.path(), Start::Fresh, None).unwrap_err();
+    assert!(matches!(error, TrainError::Occupied(_)), "{error}");
+    assert!(error.to_string().contains("--resume"), "{error}");
+    assert_eq!(losses(folder.path()), before);
+}
+
+#[test]
+fn a_loss_that_is_no_number_stops_the_run_and_names_the_samples() {
+    let folder = tempfile::tempdir().unwrap();
+    let wild = plan(1, &["optim.base_lr=1e30", "train.checkpoint_every_epochs=100"]);
+    let error = run(wild, folder.path(), Start::Fresh, None).unwrap_err();
+    let TrainError::NonFinite { step, samples, .. } = &error else { panic!("{error}") };
+    assert!(*step >= 2);
+    assert_eq!(samples.len(), 400);
+    assert!(error.to_string().contains("lr"), "{error}");
+    // Nothing of the broken state was saved.
+    assert!(!folder.path().join("encoder.safetensors").exists());
+    assert!(!folder.path().join("checkpoints").exists());
+}
+
+#[test]
+fn learning_lowers_the_loss() {
+    let folder = tempfile::tempdir().unwrap();
+    run(plan(1, &[]), folder.path(), Start::Fresh, None).unwrap();
+    let losses: Vec<f64> = losses(folder.path()).iter().map(|(_, bits)| f64::from_bits(*bits)).collect();
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    assert!(mean(&losses[30..]) < mean(&losses[..5]) - 0.1, "{losses:?}");
+}
