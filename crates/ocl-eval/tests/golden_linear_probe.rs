@@ -4,6 +4,8 @@
 //! `weight.bias` `[C]`; expected are the loss of each of the S steps, the end weights and running
 //! statistics, and the evaluation-mode logits of the first batch.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Int, Tensor, TensorData};

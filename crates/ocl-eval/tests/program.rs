@@ -1,5 +1,7 @@
 //! The program on run folders as pre-training leaves them.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::Path;
 use std::process::{Command, Output};
 

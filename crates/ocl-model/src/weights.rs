@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::config::{ConfigError, VitConfig};
@@ -16,8 +17,16 @@ use crate::layout::HostTensor;
 use crate::positions::sincos_table;
 use crate::vit::Vit;
 
-/// Metadata key under which a weights file holds its [`VitConfig`] as JSON.
-pub const CONFIG_KEY: &str = "ocl.encoder";
+/// Metadata key under which a weights file describes itself: a JSON object with the [`VitConfig`] as
+/// `encoder`. One key for all, because safetensors writes several in an order that changes from run to run.
+pub const CONFIG_KEY: &str = "ocl";
+
+#[derive(Serialize, Deserialize)]
+struct Description {
+    encoder: VitConfig,
+    #[serde(flatten)]
+    more: BTreeMap<String, String>,
+}
 
 /// Why weights could not be written or read.
 #[derive(Debug, Error)]
@@ -156,17 +165,17 @@ impl ModuleMapper for Replace {
 }
 
 /// The encoder as the bytes of a safetensors file: timm's names, `pos_embed` included, the
-/// configuration in the metadata beside `metadata`.
-pub fn state_bytes(vit: &Vit, metadata: &[(&str, String)]) -> Vec<u8> {
+/// configuration in the metadata, beside `more`. Equal encoders give equal bytes.
+pub fn state_bytes(vit: &Vit, more: &[(&str, String)]) -> Vec<u8> {
     let config = vit.config();
     let mut state = state_of(vit);
     let (d, side) = (config.width, config.grid());
     let places = HostTensor { shape: vec![1, 1 + side * side, d], values: sincos_table(d, side) };
     state.insert("pos_embed".to_owned(), places);
-    let mut meta: HashMap<String, String> =
-        metadata.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
-    let json = serde_json::to_string(config).expect("a configuration is plain data");
-    meta.insert(CONFIG_KEY.to_owned(), json);
+    let more = more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+    let description = Description { encoder: config.clone(), more };
+    let json = serde_json::to_string(&description).expect("a description is plain data");
+    let meta = HashMap::from([(CONFIG_KEY.to_owned(), json)]);
     let bytes: BTreeMap<&str, (Vec<usize>, Vec<u8>)> = state
         .iter()
         .map(|(name, tensor)| {
@@ -185,8 +194,8 @@ pub fn state_bytes(vit: &Vit, metadata: &[(&str, String)]) -> Vec<u8> {
 ///
 /// # Errors
 /// [`WeightsError::Io`].
-pub fn save_weights(vit: &Vit, path: &Path, metadata: &[(&str, String)]) -> Result<(), WeightsError> {
-    std::fs::write(path, state_bytes(vit, metadata))
+pub fn save_weights(vit: &Vit, path: &Path, more: &[(&str, String)]) -> Result<(), WeightsError> {
+    std::fs::write(path, state_bytes(vit, more))
         .map_err(|source| WeightsError::Io { path: path.to_owned(), source })
 }
 
@@ -199,7 +208,7 @@ pub fn load_weights(path: &Path, device: &Device) -> Result<Vit, WeightsError> {
         .map_err(|source| WeightsError::Io { path: path.to_owned(), source })?;
     let format = |source| WeightsError::Format { path: path.to_owned(), source };
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(format)?;
-    let config: VitConfig = header
+    let Description { encoder: config, .. } = header
         .metadata()
         .as_ref()
         .and_then(|meta| meta.get(CONFIG_KEY))

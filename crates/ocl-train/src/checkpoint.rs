@@ -123,7 +123,7 @@ fn write(draft: &Path, step: u64, vit: &Vit, optimizer: &AdamW) -> Result<(), Ch
     fs::create_dir_all(draft).map_err(io("create", draft))?;
     let mut files = BTreeMap::new();
     for (name, bytes) in [
-        (WEIGHTS, state_bytes(vit, &[("ocl.step", step.to_string())])),
+        (WEIGHTS, state_bytes(vit, &[("step", step.to_string())])),
         (OPTIMIZER, optimizer_bytes(&optimizer.state())),
     ] {
         files.insert(name.to_owned(), Digest::of(&bytes));

@@ -111,7 +111,7 @@ fn save(
 }
 
 fn save_encoder(plan: &Plan, run: &Path, trainer: &Trainer) -> Result<(), TrainError> {
-    let metadata = [("ocl.recipe", plan.recipe.clone()), ("ocl.version", plan.version.clone())];
+    let metadata = [("recipe", plan.recipe.clone()), ("version", plan.version.clone())];
     let (draft, target) = (run.join(".encoder.draft"), run.join("encoder.safetensors"));
     save_weights(trainer.vit(), &draft, &metadata)?;
     std::fs::rename(&draft, &target).map_err(|source| TrainError::Folder { path: target, source })
