@@ -82,9 +82,8 @@ mod tests {
             flat.chunks(d).map(unit).collect()
         };
         let (u, v) = (host(&a), host(&b));
-        let logit = |i: usize, j: usize| {
-            SIMILARITY.at(u[i].iter().zip(&v[j]).map(|(x, y)| x * y).sum())
-        };
+        let logit =
+            |i: usize, j: usize| SIMILARITY.at(u[i].iter().zip(&v[j]).map(|(x, y)| x * y).sum());
         let mut expected = 0.0;
         for i in 0..n {
             let row: f64 = (0..n).map(|j| logit(i, j).exp()).sum();
@@ -126,7 +125,8 @@ mod tests {
             let a = Tensor::from_data(TensorData::new(values.to_vec(), [n, d]), &plain);
             f64::from(contrastive_loss(&warm, a, b.clone()).into_scalar::<f32>())
         };
-        let a = Tensor::<2>::from_data(TensorData::new(base.clone(), [n, d]), &device).require_grad();
+        let a =
+            Tensor::<2>::from_data(TensorData::new(base.clone(), [n, d]), &device).require_grad();
         let tracked = Tensor::from_data(b.to_data(), &device);
         let grads = contrastive_loss(&warm, a.clone(), tracked).backward();
         let grad = a.grad(&grads).unwrap().into_data().try_to_vec::<f32>().unwrap();

@@ -20,8 +20,11 @@ fn main() -> Result<(), ocl_model::ConfigError> {
             patches.extend([y as f32 / 224.0, x as f32 / 224.0, 0.5]);
         }
     }
-    let patches = Tensor::<1>::from_floats(patches.as_slice(), &device)
-        .reshape([1, config.patches(), config.patch_len()]);
+    let patches = Tensor::<1>::from_floats(patches.as_slice(), &device).reshape([
+        1,
+        config.patches(),
+        config.patch_len(),
+    ]);
     let positions = Tensor::<1, Int>::arange(0..config.patches() as i64, &device).unsqueeze();
 
     let features = vit.encode(vit.tokens(patches, positions)); // [1, 1+L, D]

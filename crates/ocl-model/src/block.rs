@@ -38,7 +38,7 @@ impl Attention {
         let qkv = self.qkv.forward(x).reshape([b, t, 3, self.heads, head]); // [B, T, 3, H, d]
         let qkv = qkv.permute([2, 0, 3, 1, 4]); // [3, B, H, T, d]
         let part = |i: usize| {
-            qkv.clone().slice([i..i + 1]).reshape([b, self.heads, t, head]) // [B, H, T, d]
+            qkv.clone().narrow(0, i, 1).reshape([b, self.heads, t, head]) // [B, H, T, d]
         };
         let (q, k, v) = (part(0), part(1), part(2));
         // Scaling the queries touches T x d values a head, scaling the scores T x T.
@@ -116,8 +116,14 @@ impl Block {
     fn forward_fused(&self, x: Tensor<3>) -> Tensor<3> {
         let Self { norm1, attn, norm2, mlp } = self;
         let vectors = [
-            &norm1.weight, &norm1.bias, &attn.qkv.bias, &attn.proj.bias,
-            &norm2.weight, &norm2.bias, &mlp.fc1.bias, &mlp.fc2.bias,
+            &norm1.weight,
+            &norm1.bias,
+            &attn.qkv.bias,
+            &attn.proj.bias,
+            &norm2.weight,
+            &norm2.bias,
+            &mlp.fc1.bias,
+            &mlp.fc2.bias,
         ];
         let matrices = [&attn.qkv.weight, &attn.proj.weight, &mlp.fc1.weight, &mlp.fc2.weight];
         fused::fused_block(x, vectors.map(|p| p.val()), matrices.map(|p| p.val()), attn.heads)
@@ -165,14 +171,15 @@ mod tests {
         let device = Device::flex().autodiff();
         // Several chunks, an uneven last one, sequences above and below a vector's length.
         for (sequences, tokens, heads) in [(70, 11, 4), (3, 33, 2), (1, 1, 1), (2, 300, 4)] {
-            let config = VitConfig {
-                image_px: 16, patch_px: 4, width: 24, depth: 1, heads, mlp_ratio: 4,
-            };
+            let config =
+                VitConfig { image_px: 16, patch_px: 4, width: 24, depth: 1, heads, mlp_ratio: 4 };
             let mut init = Init::new(9, &device);
             let mut block = Block::new(&config, &mut init);
             // No parameter at a special value: biases and norms too.
             let noise = |p: &Param<Tensor<1>>| {
-                p.clone().map(|t| (t.clone() + wave(t.dims(), 1.0, &device) * 0.1).detach().require_grad())
+                p.clone().map(|t| {
+                    (t.clone() + wave(t.dims(), 1.0, &device) * 0.1).detach().require_grad()
+                })
             };
             block.norm1.weight = noise(&block.norm1.weight);
             block.norm2.bias = noise(&block.norm2.bias);

@@ -24,7 +24,9 @@ pub struct VitConfig {
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum ConfigError {
     /// The name is not in [`ENCODER_SIZES`].
-    #[error("no encoder size is called `{0}`; known are nano, micro, tiny, small, base, large, huge")]
+    #[error(
+        "no encoder size is called `{0}`; known are nano, micro, tiny, small, base, large, huge"
+    )]
     UnknownSize(String),
     /// A dimension is zero.
     #[error("`{0}` of an encoder must be at least 1")]
@@ -167,10 +169,7 @@ mod tests {
             config.validate().unwrap_err()
         };
         assert_eq!(with(|c| c.depth = 0), ConfigError::Zero("depth"));
-        assert_eq!(
-            with(|c| c.patch_px = 15),
-            ConfigError::Patch { image_px: 224, patch_px: 15 }
-        );
+        assert_eq!(with(|c| c.patch_px = 15), ConfigError::Patch { image_px: 224, patch_px: 15 });
         assert_eq!(with(|c| c.heads = 5), ConfigError::Heads { width: 192, heads: 5 });
         assert_eq!(with(|c| (c.width, c.heads) = (6, 3)), ConfigError::Width(6));
     }

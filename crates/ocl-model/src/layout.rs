@@ -26,7 +26,7 @@ impl HostTensor {
     }
 
     /// Turns parameter `name` from timm's layout into this crate's.
-    pub(crate) fn from_timm(self, name: &str, patch_px: usize) -> Self {
+    pub(crate) fn into_ours(self, name: &str, patch_px: usize) -> Self {
         if name == PATCH_KERNEL && self.shape.len() == 4 {
             let width = self.shape[0];
             let values = permute_kernel(&self.values, patch_px, width, false);
@@ -75,7 +75,7 @@ mod tests {
         let ours = HostTensor { shape: vec![2, 2], values: vec![1.0, 2.0, 3.0, 4.0] };
         let timm = ours.clone().into_timm("blocks.0.attn.proj.weight", 4);
         assert_eq!(timm.values, [1.0, 3.0, 2.0, 4.0]);
-        assert_eq!(timm.from_timm("blocks.0.attn.proj.weight", 4), ours);
+        assert_eq!(timm.into_ours("blocks.0.attn.proj.weight", 4), ours);
     }
 
     #[test]
@@ -86,6 +86,6 @@ mod tests {
         assert_eq!(timm.shape, [2, 3, 2, 2]);
         // Output 0, channel 0: pixels 0 to 3 stand at rows 0, 3, 6, 9 of our matrix.
         assert_eq!(timm.values[..4], [0.0, 6.0, 12.0, 18.0]);
-        assert_eq!(timm.from_timm(PATCH_KERNEL, 2), ours);
+        assert_eq!(timm.into_ours(PATCH_KERNEL, 2), ours);
     }
 }

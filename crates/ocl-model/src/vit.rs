@@ -101,7 +101,10 @@ impl Vit {
     pub fn views(&self, patches: Tensor<3>, positions: Tensor<2, Int>) -> Tensor<3> {
         let tokens = self.tokens(patches, positions); // [N, K, D]
         let [n, k, d] = tokens.dims();
-        assert!(k.is_multiple_of(2) && k > 0, "two equal views need an even number of patches, got {k}");
+        assert!(
+            k.is_multiple_of(2) && k > 0,
+            "two equal views need an even number of patches, got {k}"
+        );
         let features = self.encode(tokens.reshape([2 * n, k / 2, d])); // [2N, 1+K/2, D]
         features.slice([0..2 * n, 0..1]).reshape([n, 2, d]) // [N, 2, D]
     }
@@ -133,9 +136,8 @@ mod tests {
     fn a_view_does_not_see_the_other() {
         let (vit, config, device) = small();
         let a = patches(3, 4, config.patch_len(), &device);
-        let places = || {
-            Tensor::<2, Int>::from_data([[0, 5, 9, 3], [1, 2, 3, 4], [15, 0, 7, 8]], &device)
-        };
+        let places =
+            || Tensor::<2, Int>::from_data([[0, 5, 9, 3], [1, 2, 3, 4], [15, 0, 7, 8]], &device);
         let both = vit.views(a.clone(), places());
         let alone = vit.encode(vit.tokens(a.slice([0..3, 0..2]), places().slice([0..3, 0..2])));
         close(both.slice([0..3, 0..1]), alone.slice([0..3, 0..1]));
@@ -147,7 +149,8 @@ mod tests {
         let a = patches(1, 4, config.patch_len(), &device);
         let places = Tensor::<2, Int>::from_data([[0, 5, 9, 3]], &device);
         let order = Tensor::<1, Int>::from_data([2, 0, 3, 1], &device);
-        let cls = |x: Tensor<3>, p: Tensor<2, Int>| vit.encode(vit.tokens(x, p)).slice([0..1, 0..1]);
+        let cls =
+            |x: Tensor<3>, p: Tensor<2, Int>| vit.encode(vit.tokens(x, p)).slice([0..1, 0..1]);
         let shuffled = cls(a.clone().select(1, order.clone()), places.clone().select(1, order));
         close(cls(a, places), shuffled);
     }

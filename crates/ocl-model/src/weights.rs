@@ -70,7 +70,11 @@ pub enum WeightsError {
     },
 }
 
-fn list(missing: &[String], unexpected: &[String], shapes: &[(String, Vec<usize>, Vec<usize>)]) -> String {
+fn list(
+    missing: &[String],
+    unexpected: &[String],
+    shapes: &[(String, Vec<usize>, Vec<usize>)],
+) -> String {
     let mut text = String::new();
     for name in missing {
         text += &format!("\n  missing {name}");
@@ -137,7 +141,7 @@ pub fn apply_state(vit: Vit, mut state: BTreeMap<String, HostTensor>) -> Result<
     let patch_px = vit.config().patch_px;
     for (name, tensor) in &mut state {
         let taken = std::mem::replace(tensor, HostTensor { shape: vec![], values: vec![] });
-        *tensor = taken.from_timm(name, patch_px);
+        *tensor = taken.into_ours(name, patch_px);
     }
     Ok(vit.map(&mut Replace { path: vec![], state }))
 }
@@ -204,8 +208,8 @@ pub fn save_weights(vit: &Vit, path: &Path, more: &[(&str, String)]) -> Result<(
 /// # Errors
 /// When the file cannot be read, is damaged, or does not fit its own description.
 pub fn load_weights(path: &Path, device: &Device) -> Result<Vit, WeightsError> {
-    let bytes = std::fs::read(path)
-        .map_err(|source| WeightsError::Io { path: path.to_owned(), source })?;
+    let bytes =
+        std::fs::read(path).map_err(|source| WeightsError::Io { path: path.to_owned(), source })?;
     let format = |source| WeightsError::Format { path: path.to_owned(), source };
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(format)?;
     let Description { encoder: config, .. } = header
@@ -264,7 +268,9 @@ mod tests {
         state.insert("head.weight".to_owned(), norm);
         state.get_mut("cls_token").unwrap().shape = vec![1, 8];
         let text = apply_state(vit, state).unwrap_err().to_string();
-        for part in ["missing norm.weight", "unexpected head.weight", "cls_token: expected [1, 1, 8]"] {
+        for part in
+            ["missing norm.weight", "unexpected head.weight", "cls_token: expected [1, 1, 8]"]
+        {
             assert!(text.contains(part), "{text}");
         }
     }

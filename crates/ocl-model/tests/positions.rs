@@ -24,7 +24,8 @@ fn positions_equal_the_golden_tables() {
                 continue;
             };
             let (width, side): (usize, usize) = (width.parse().unwrap(), side.parse().unwrap());
-            let expected = view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+            let expected =
+                view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
             let table = ocl_model::sincos_table(width, side);
             assert_eq!(view.shape(), [1 + side * side, width], "{name}");
             for (ours, golden) in table.iter().zip(expected) {

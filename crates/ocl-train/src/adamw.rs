@@ -66,9 +66,8 @@ impl AdamW {
 
     /// Copies the state to the host.
     pub fn state(&self) -> AdamWState {
-        let host = |tensor: &Tensor<1>| {
-            tensor.to_data().try_into_vec::<f32>().expect("moments are f32")
-        };
+        let host =
+            |tensor: &Tensor<1>| tensor.to_data().try_into_vec::<f32>().expect("moments are f32");
         let moments = self.moments.iter();
         let moments = moments.map(|(name, m)| (name.clone(), (host(&m.first), host(&m.second))));
         AdamWState { steps: self.steps, moments: moments.collect() }
@@ -89,7 +88,13 @@ impl AdamW {
     }
 
     /// One parameter's update; its moments move along.
-    fn update<const D: usize>(&mut self, name: String, p: Tensor<D>, g: Tensor<D>, lr: f64) -> Tensor<D> {
+    fn update<const D: usize>(
+        &mut self,
+        name: String,
+        p: Tensor<D>,
+        g: Tensor<D>,
+        lr: f64,
+    ) -> Tensor<D> {
         let shape = p.dims();
         let (p, g) = (p.flatten::<1>(0, D - 1), g.flatten::<1>(0, D - 1));
         let old = self.moments.remove(&name).unwrap_or_else(|| {

@@ -12,6 +12,8 @@ pub fn keep_freed_memory() {
         // SAFETY: mallopt changes settings of the allocator alone and may be called at any time.
         unsafe {
             libc::mallopt(libc::M_MMAP_MAX, 0);
+            // Threads' own arenas are given back piece by piece whatever the threshold.
+            libc::mallopt(libc::M_ARENA_MAX, 1);
             libc::mallopt(libc::M_TRIM_THRESHOLD, NEVER);
         }
     }

@@ -26,7 +26,9 @@ pub enum BackendError {
     #[error("no backend is called `{0}`; there are flex, wgpu, vulkan, cuda")]
     Unknown(String),
     /// The program was built without it.
-    #[error("this program was built without {0}; build with `--features {0}`, or use `cargo xtask … --backend {0}`")]
+    #[error(
+        "this program was built without {0}; build with `--features {0}`, or use `cargo xtask … --backend {0}`"
+    )]
     NotCompiled(Backend),
 }
 

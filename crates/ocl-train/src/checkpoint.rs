@@ -155,16 +155,14 @@ pub(crate) fn load_latest(
 }
 
 fn load(folder: &Path, adamw: AdamWConfig, device: &Device) -> Result<Checkpoint, CheckpointError> {
-    let damaged = |name: &str, reason: String| CheckpointError::Damaged {
-        path: folder.join(name),
-        reason,
-    };
+    let damaged =
+        |name: &str, reason: String| CheckpointError::Damaged { path: folder.join(name), reason };
     let read = |name: &str| {
         let path = folder.join(name);
         fs::read(&path).map_err(io("read", &path))
     };
-    let state: State = serde_json::from_slice(&read(STATE)?)
-        .map_err(|error| damaged(STATE, error.to_string()))?;
+    let state: State =
+        serde_json::from_slice(&read(STATE)?).map_err(|error| damaged(STATE, error.to_string()))?;
     let mut optimizer = vec![];
     for name in [WEIGHTS, OPTIMIZER] {
         let bytes = read(name)?;
@@ -182,11 +180,7 @@ fn load(folder: &Path, adamw: AdamWConfig, device: &Device) -> Result<Checkpoint
     }
     let vit = load_weights(&folder.join(WEIGHTS), &device.clone().autodiff())?;
     let moments = read_optimizer(&optimizer).map_err(|reason| damaged(OPTIMIZER, reason))?;
-    Ok(Checkpoint {
-        step: state.step,
-        vit,
-        optimizer: AdamW::with_state(adamw, moments, device),
-    })
+    Ok(Checkpoint { step: state.step, vit, optimizer: AdamW::with_state(adamw, moments, device) })
 }
 
 /// Complete checkpoints, oldest first.
@@ -252,7 +246,10 @@ fn sync(folder: &Path) -> Result<(), CheckpointError> {
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(io("sync", folder))
 }
 
-fn io<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> CheckpointError + 'a {
+fn io<'a>(
+    doing: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(std::io::Error) -> CheckpointError + 'a {
     move |source| CheckpointError::Io { doing, path: path.to_owned(), source }
 }
 

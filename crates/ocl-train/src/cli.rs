@@ -20,7 +20,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Pre-train an encoder; without options on the embedded data set
-    Pretrain(PretrainArgs),
+    Pretrain(Box<PretrainArgs>),
     /// List the built-in recipes, or print one as a start for your own
     Recipes {
         /// The recipe to print

@@ -60,8 +60,10 @@ impl Estimate {
     /// When the encoder cannot exist.
     pub fn with_time(mut self, plan: &Plan, device: &Device) -> Result<Self, PlanError> {
         let images = plan.batch.min(16);
-        let mut trainer = Trainer::new(&plan.model, &plan.method, plan.adamw, plan.seed, device)
-            .map_err(|error| PlanError::Value { key: "model".into(), problem: error.to_string() })?;
+        let mut trainer =
+            Trainer::new(&plan.model, &plan.method, plan.adamw, plan.seed, device).map_err(
+                |error| PlanError::Value { key: "model".into(), problem: error.to_string() },
+            )?;
         let mut best = f64::MAX;
         for _ in 0..3 {
             let start = Instant::now();

@@ -43,7 +43,9 @@ fn recipes(name: Option<&str>) -> Result<ExitCode> {
         }
         Some(wanted) => match Recipe::built_in().iter().find(|(name, _)| *name == wanted) {
             Some((_, text)) => print!("{text}"),
-            None => bail!("no built-in recipe is called `{wanted}`; `ocl-train recipes` lists them"),
+            None => {
+                bail!("no built-in recipe is called `{wanted}`; `ocl-train recipes` lists them")
+            }
         },
     }
     Ok(ExitCode::SUCCESS)

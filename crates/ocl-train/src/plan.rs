@@ -113,7 +113,9 @@ impl Plan {
         let model = model(recipe)?;
         check(recipe, &model, source.len())?;
         let workers = match data.workers {
-            0 => std::thread::available_parallelism().map_or(1, |n| n.get().saturating_sub(1)).max(1),
+            0 => {
+                std::thread::available_parallelism().map_or(1, |n| n.get().saturating_sub(1)).max(1)
+            }
             workers => workers,
         };
         let steps_per_epoch = (source.len() / train.batch) as u64;
@@ -245,7 +247,11 @@ fn check(recipe: &Recipe, model: &VitConfig, images: usize) -> Result<(), PlanEr
         ("data.flip", (0.0..=1.0).contains(&data.flip), "is a probability, 0..1".into()),
         ("data.resize_ratio", data.resize_ratio >= 1.0, "is at least 1".into()),
         ("data.std", data.std.iter().all(|v| *v > 0.0), "is above 0 for each channel".into()),
-        ("data.max_bad_share", (0.0..=1.0).contains(&data.max_bad_share), "is a share, 0..1".into()),
+        (
+            "data.max_bad_share",
+            (0.0..=1.0).contains(&data.max_bad_share),
+            "is a share, 0..1".into(),
+        ),
         ("train.batch", train.batch >= 2, "contrasting needs at least 2 images".into()),
         (
             "train.batch",
@@ -254,12 +260,21 @@ fn check(recipe: &Recipe, model: &VitConfig, images: usize) -> Result<(), PlanEr
         ),
         ("train.epochs", train.epochs >= 1, "is at least 1".into()),
         ("train.keep_checkpoints", train.keep_checkpoints >= 1, "is at least 1".into()),
-        ("train.checkpoint_every_epochs", positive(train.checkpoint_every_epochs), "is above 0".into()),
+        (
+            "train.checkpoint_every_epochs",
+            positive(train.checkpoint_every_epochs),
+            "is above 0".into(),
+        ),
         ("optim.base_lr", positive(optim.base_lr), "is above 0".into()),
         (
             "optim.warmup_epochs",
             optim.warmup_epochs >= 0.0 && optim.warmup_epochs < train.epochs as f64,
-            format!("{} is not in 0..{} (train.epochs)", optim.warmup_epochs, train.epochs),
+            format!(
+                "{0} is not below train.epochs, {1}; a run of {1} wants --set optim.warmup_epochs={2}",
+                optim.warmup_epochs,
+                train.epochs,
+                train.epochs as f64 / 10.0
+            ),
         ),
         (
             "optim.beta1, beta2, eps",

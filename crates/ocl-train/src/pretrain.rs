@@ -70,7 +70,8 @@ pub fn pretrain(
     prepare_folder(plan, run, start)?;
     let (mut trainer, mut step) = begin(plan, run, start, device, &mut observe)?;
     let journal = Journal::open(run, step)?;
-    let mut loader = Loader::start(source, View::Train(plan.view()), loader_config(plan, run, step))?;
+    let mut loader =
+        Loader::start(source, View::Train(plan.view()), loader_config(plan, run, step))?;
 
     let mut ledger = Ledger::new(plan, journal, observe);
     while step < plan.steps && !stop.load(Ordering::Relaxed) {

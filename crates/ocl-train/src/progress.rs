@@ -34,10 +34,14 @@ impl Progress {
     /// Progress of a plan.
     pub fn new(plan: &Plan) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::with_draw_target(Some(plan.steps), ProgressDrawTarget::stderr_with_hz(8));
+            let bar = ProgressBar::with_draw_target(
+                Some(plan.steps),
+                ProgressDrawTarget::stderr_with_hz(8),
+            );
             let style = "{bar:24} {pos}/{len} {msg}";
             bar.set_style(
-                ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()),
+                ProgressStyle::with_template(style)
+                    .unwrap_or_else(|_| ProgressStyle::default_bar()),
             );
             bar
         });

@@ -109,16 +109,44 @@ pub struct TrainRecipe {
 
 /// Every key of a recipe, for suggestions and for refusing the rest.
 const KEYS: [&str; 37] = [
-    "data.path", "data.kind", "data.image_px", "data.crop_scale", "data.crop_ratio", "data.flip",
-    "data.resize_ratio", "data.mean", "data.std", "data.max_bad_share", "data.workers",
-    "model.size", "model.patch_px", "model.width", "model.depth", "model.heads", "model.mlp_ratio",
-    "method.name", "method.mask_ratio", "method.kappa", "method.temperature",
-    "optim.base_lr", "optim.min_lr", "optim.warmup_epochs", "optim.weight_decay", "optim.beta1",
-    "optim.beta2", "optim.eps",
-    "train.epochs", "train.batch", "train.seed", "train.checkpoint_every_epochs",
+    "data.path",
+    "data.kind",
+    "data.image_px",
+    "data.crop_scale",
+    "data.crop_ratio",
+    "data.flip",
+    "data.resize_ratio",
+    "data.mean",
+    "data.std",
+    "data.max_bad_share",
+    "data.workers",
+    "model.size",
+    "model.patch_px",
+    "model.width",
+    "model.depth",
+    "model.heads",
+    "model.mlp_ratio",
+    "method.name",
+    "method.mask_ratio",
+    "method.kappa",
+    "method.temperature",
+    "optim.base_lr",
+    "optim.min_lr",
+    "optim.warmup_epochs",
+    "optim.weight_decay",
+    "optim.beta1",
+    "optim.beta2",
+    "optim.eps",
+    "train.epochs",
+    "train.batch",
+    "train.seed",
+    "train.checkpoint_every_epochs",
     "train.keep_checkpoints",
     // Whole sections, so that a misspelt section is answered with its name.
-    "data", "model", "method", "optim",
+    "data",
+    "model",
+    "method",
+    "optim",
 ];
 
 /// Recipes that come with the program, by name.
@@ -136,7 +164,9 @@ const BUILT_IN: [(&str, &str); 7] = [
 #[derive(Debug, Error)]
 pub enum RecipeError {
     /// Neither a built-in name nor a readable file.
-    #[error("no recipe is called `{name}`, and no such file can be read; built in are {known}{hint}")]
+    #[error(
+        "no recipe is called `{name}`, and no such file can be read; built in are {known}{hint}"
+    )]
     NotFound {
         /// What was asked for.
         name: String,

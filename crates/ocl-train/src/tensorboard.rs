@@ -102,7 +102,10 @@ mod tests {
     #[test]
     fn the_checksum_is_crc32c() {
         // The check value of CRC-32C for "123456789" is e3069283.
-        assert_eq!(masked_crc(b"123456789"), 0xe306_9283u32.rotate_right(15).wrapping_add(0xa282_ead8));
+        assert_eq!(
+            masked_crc(b"123456789"),
+            0xe306_9283u32.rotate_right(15).wrapping_add(0xa282_ead8)
+        );
     }
 
     #[test]
@@ -117,7 +120,8 @@ mod tests {
         while at < bytes.len() {
             let length = u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
             let data = &bytes[at + 12..at + 12 + length];
-            let crc = u32::from_le_bytes(bytes[at + 12 + length..at + 16 + length].try_into().unwrap());
+            let crc =
+                u32::from_le_bytes(bytes[at + 12 + length..at + 16 + length].try_into().unwrap());
             assert_eq!(crc, masked_crc(data));
             frames.push(data.to_vec());
             at += 16 + length;

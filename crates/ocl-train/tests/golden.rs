@@ -62,9 +62,18 @@ fn goldens(marker: &str) -> Vec<Golden> {
         let tensors = file.tensors().into_iter().map(|(name, view)| {
             let data = view.data();
             let values = match view.dtype() {
-                Dtype::F32 => data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(),
-                Dtype::F64 => data.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap()) as f32).collect(),
-                Dtype::I64 => data.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f32).collect(),
+                Dtype::F32 => data
+                    .chunks_exact(4)
+                    .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+                    .collect(),
+                Dtype::F64 => data
+                    .chunks_exact(8)
+                    .map(|b| f64::from_le_bytes(b.try_into().unwrap()) as f32)
+                    .collect(),
+                Dtype::I64 => data
+                    .chunks_exact(8)
+                    .map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f32)
+                    .collect(),
                 other => panic!("{name}: {other:?}"),
             };
             (name, HostTensor { shape: view.shape().to_vec(), values })
@@ -137,7 +146,8 @@ impl Case {
     fn batch(&self, step: usize) -> Batch {
         let images = &self.golden.tensors["input.images"];
         let ids = &self.golden.tensors["input.ids_keep"];
-        let (n, side, p, kept) = (images.shape[0], self.config.image_px, self.config.patch_px, self.kept);
+        let (n, side, p, kept) =
+            (images.shape[0], self.config.image_px, self.config.patch_px, self.kept);
         let ids = &ids.values[step * n * kept..(step + 1) * n * kept];
         let mut patches = vec![];
         for (i, id) in ids.iter().enumerate() {
@@ -145,7 +155,8 @@ impl Case {
             let (top, left) = (id / self.config.grid() * p, id % self.config.grid() * p);
             for pixel in 0..p * p {
                 let (y, x) = (top + pixel / p, left + pixel % p);
-                patches.extend((0..3).map(|c| images.values[((image * 3 + c) * side + y) * side + x]));
+                patches
+                    .extend((0..3).map(|c| images.values[((image * 3 + c) * side + y) * side + x]));
             }
         }
         Batch {
@@ -176,7 +187,8 @@ struct Differentiate<'a>(&'a Gradients);
 
 impl ModuleMapper for Differentiate<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        param.map(|tensor| Tensor::from_inner(tensor.grad(self.0).expect("every parameter has one")))
+        param
+            .map(|tensor| Tensor::from_inner(tensor.grad(self.0).expect("every parameter has one")))
     }
 }
 
@@ -193,12 +205,22 @@ fn views_similarity_loss_and_gradients_are_the_authors() {
         let positions: Vec<i32> = batch.positions.iter().map(|&p| p as i32).collect();
         let positions = Tensor::<1, burn::tensor::Int>::from_ints(positions.as_slice(), &device);
         let views = vit.views(patches.reshape([n, k, batch.patch_len]), positions.reshape([n, k]));
-        check(&format!("{name}: views"), &host(views.clone().inner()), &expect["views"].values, LOSS);
+        check(
+            &format!("{name}: views"),
+            &host(views.clone().inner()),
+            &expect["views"].values,
+            LOSS,
+        );
 
         let view = |i: usize| views.clone().slice([0..n, i..i + 1]).reshape([n, case.config.width]);
         let similarity = TspSimilarity { kappa: case.ocl.kappa, temperature: case.ocl.temperature };
         let logits = similarity.logits(view(0), view(1));
-        check(&format!("{name}: similarity"), &host(logits.inner()), &expect["similarity"].values, LOSS);
+        check(
+            &format!("{name}: similarity"),
+            &host(logits.inner()),
+            &expect["similarity"].values,
+            LOSS,
+        );
 
         let loss = Method::Ocl(case.ocl).loss(&vit, batch);
         check(&format!("{name}: loss"), &host(loss.clone().inner()), &expect["loss"].values, LOSS);
@@ -209,7 +231,12 @@ fn views_similarity_loss_and_gradients_are_the_authors() {
         assert_eq!(ours.len(), expected.len(), "{name}: gradients");
         for (parameter, gradient) in &expected {
             assert_eq!(ours[parameter].shape, gradient.shape);
-            check(&format!("{name}: gradient of {parameter}"), &ours[parameter].values, &gradient.values, GRADIENT);
+            check(
+                &format!("{name}: gradient of {parameter}"),
+                &ours[parameter].values,
+                &gradient.values,
+                GRADIENT,
+            );
         }
     }
 }
@@ -228,7 +255,8 @@ fn a_training_run_is_the_authors() {
             warmup_epochs: case.golden.number("warmup_steps"),
             epochs: case.golden.number("steps"),
         };
-        let mut trainer = Trainer::with(case.vit(), &Method::Ocl(case.ocl), AdamW::new(case.adamw()));
+        let mut trainer =
+            Trainer::with(case.vit(), &Method::Ocl(case.ocl), AdamW::new(case.adamw()));
         for step in 0..case.golden.count("steps") {
             let lr = schedule.at(step as f64);
             assert!((lr - f64::from(expect["lrs"].values[step])).abs() < 1e-9, "{name}: lr");
@@ -246,7 +274,9 @@ fn a_training_run_is_the_authors() {
                 // Softmax does not see a shift of all keys: the gradient of their bias is zero but for
                 // rounding, which AdamW scales up to whole steps. No two implementations agree there.
                 let keys = case.config.width..2 * case.config.width;
-                for (value, start) in ours[keys.clone()].iter().zip(&start[&parameter].values[keys.clone()]) {
+                for (value, start) in
+                    ours[keys.clone()].iter().zip(&start[&parameter].values[keys.clone()])
+                {
                     assert!((value - start).abs() <= reach, "{what}: a key's bias moved too far");
                 }
                 ours.drain(keys.clone());

@@ -11,10 +11,20 @@ use ocl_train::{Event, Outcome, Plan, Recipe, Start, StepRecord, TrainError, pre
 /// 2 epochs of 20 steps.
 fn plan(workers: usize, extra: &[&str]) -> (Plan, Arc<Source>) {
     let mut pairs = vec![
-        "data.crop_scale=[0.5,1.0]", "data.image_px=16", "model.patch_px=4", "model.width=16",
-        "model.depth=2", "model.heads=2", "train.batch=400", "train.epochs=2", "train.seed=3",
-        "optim.warmup_epochs=0.2", "optim.base_lr=1e-3", "train.checkpoint_every_epochs=0.35",
-        "train.keep_checkpoints=3", "method.mask_ratio=0.5",
+        "data.crop_scale=[0.5,1.0]",
+        "data.image_px=16",
+        "model.patch_px=4",
+        "model.width=16",
+        "model.depth=2",
+        "model.heads=2",
+        "train.batch=400",
+        "train.epochs=2",
+        "train.seed=3",
+        "optim.warmup_epochs=0.2",
+        "optim.base_lr=1e-3",
+        "train.checkpoint_every_epochs=0.35",
+        "train.keep_checkpoints=3",
+        "method.mask_ratio=0.5",
     ];
     pairs.extend(extra);
     let mut pairs: Vec<String> = pairs.into_iter().map(str::to_owned).collect();
@@ -124,7 +134,8 @@ fn a_loss_that_is_no_number_stops_the_run_and_names_the_samples() {
 fn learning_lowers_the_loss() {
     let folder = tempfile::tempdir().unwrap();
     run(plan(1, &[]), folder.path(), Start::Fresh, None).unwrap();
-    let losses: Vec<f64> = losses(folder.path()).iter().map(|(_, bits)| f64::from_bits(*bits)).collect();
+    let losses: Vec<f64> =
+        losses(folder.path()).iter().map(|(_, bits)| f64::from_bits(*bits)).collect();
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
     assert!(mean(&losses[30..]) < mean(&losses[..5]) - 0.1, "{losses:?}");
 }

@@ -131,6 +131,7 @@ pub(super) fn exp_negative(x: f32) -> f32 {
 }
 
 /// The error function to 3e-7: a rational minimax fit of `erf(x) / x` in `x^2` on 0..3.95.
+#[allow(clippy::excessive_precision, clippy::approx_constant, reason = "coefficients of the fit")]
 #[inline(always)]
 pub(super) fn erf(x: f32) -> f32 {
     let x = x.clamp(-3.95, 3.95);
@@ -160,7 +161,8 @@ pub(super) fn gelu(x: f32) -> f32 {
 #[inline(always)]
 pub(super) fn gelu_slope(x: f32) -> f32 {
     const DENSITY: f32 = 0.398_942_3;
-    0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)) + x * DENSITY * exp_negative(-0.5 * x * x)
+    0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
+        + x * DENSITY * exp_negative(-0.5 * x * x)
 }
 
 #[cfg(test)]

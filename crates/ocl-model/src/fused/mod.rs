@@ -63,8 +63,16 @@ pub(crate) fn fused_block(
     matrices: [Tensor<2>; 4],
     heads: usize,
 ) -> Tensor<3> {
-    let [norm1_weight, norm1_bias, qkv_bias, proj_bias, norm2_weight, norm2_bias, fc1_bias, fc2_bias] =
-        vectors.map(Tensor::into_dispatch);
+    let [
+        norm1_weight,
+        norm1_bias,
+        qkv_bias,
+        proj_bias,
+        norm2_weight,
+        norm2_bias,
+        fc1_bias,
+        fc2_bias,
+    ] = vectors.map(Tensor::into_dispatch);
     let [qkv, proj, fc1, fc2] = matrices.map(Tensor::into_dispatch);
     Tensor::from_dispatch(<Dispatch as FusedBlock>::fused_block(
         x.into_dispatch(),
@@ -138,8 +146,19 @@ impl FusedBlock for Flex {
         heads: usize,
     ) -> FloatTensor<Self> {
         let inputs = [
-            x, norm1_weight, norm1_bias, qkv_weight, qkv_bias, proj_weight, proj_bias,
-            norm2_weight, norm2_bias, fc1_weight, fc1_bias, fc2_weight, fc2_bias,
+            x,
+            norm1_weight,
+            norm1_bias,
+            qkv_weight,
+            qkv_bias,
+            proj_weight,
+            proj_bias,
+            norm2_weight,
+            norm2_bias,
+            fc1_weight,
+            fc1_bias,
+            fc2_weight,
+            fc2_bias,
         ];
         run(&inputs.map(|input| input.to_contiguous()), heads).0
     }
@@ -204,8 +223,19 @@ impl<C: CheckpointStrategy> FusedBlock for Autodiff<Flex, C> {
         heads: usize,
     ) -> FloatTensor<Self> {
         let tracked = [
-            x, norm1_weight, norm1_bias, qkv_weight, qkv_bias, proj_weight, proj_bias,
-            norm2_weight, norm2_bias, fc1_weight, fc1_bias, fc2_weight, fc2_bias,
+            x,
+            norm1_weight,
+            norm1_bias,
+            qkv_weight,
+            qkv_bias,
+            proj_weight,
+            proj_bias,
+            norm2_weight,
+            norm2_bias,
+            fc1_weight,
+            fc1_bias,
+            fc2_weight,
+            fc2_bias,
         ];
         let nodes = tracked.each_ref().map(|input| input.node());
         let inputs = tracked.map(|input| input.into_parts().0.to_contiguous());
