@@ -1,5 +1,7 @@
 //! Fixed positions against vectors made by the reference implementation.
 
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
 use std::path::PathBuf;
 
 use safetensors::SafeTensors;

@@ -4,6 +4,8 @@
 //! Reads every `*.safetensors` in `OCL_GOLDEN_DIR`, else in `tests/golden`, and takes the constants from
 //! each file's metadata.
 
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 

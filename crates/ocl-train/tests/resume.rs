@@ -1,5 +1,7 @@
 //! Whole runs of a tiny encoder: the same whatever the workers, wherever interrupted; nothing bad is lost.
 
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
