@@ -130,7 +130,8 @@ impl Block {
     }
 }
 
-#[cfg(all(test, feature = "flex"))]
+#[cfg(test)]
+#[cfg(feature = "flex")]
 mod tests {
     use super::*;
     use burn::module::ModuleVisitor;
