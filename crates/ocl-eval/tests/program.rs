@@ -23,7 +23,7 @@ const BACKEND: &str = if cfg!(feature = "flex") {
 
 /// A run folder with a very small encoder on the data at `path`.
 fn run_on(path: &str, kind: &str) -> tempfile::TempDir {
-    let mut overrides: Vec<String> = ["width=16", "depth=1", "heads=2", "patch_px=8"]
+    let mut overrides: Vec<String> = ["width=16", "depth=1", "heads=2", "patch_px=7"]
         .map(|pair| format!("model.{pair}"))
         .to_vec();
     overrides.extend([format!("data.path={path:?}"), format!("data.kind={kind}")]);

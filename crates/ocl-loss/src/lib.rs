@@ -1,4 +1,4 @@
-//! The contrastive objective of OCL on [burn](burn): a T-distributed spherical similarity between the
+//! The contrastive objective of OCL on [burn]: a T-distributed spherical similarity between the
 //! views of a batch, and the symmetric InfoNCE over it.
 //!
 //! The crate knows neither images nor encoders: it takes embeddings `[N, D]` and gives a scalar.

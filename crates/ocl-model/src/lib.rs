@@ -1,4 +1,4 @@
-//! A Vision Transformer encoder that is fed kept patches, on [burn](burn).
+//! A Vision Transformer encoder that is fed kept patches, on [burn].
 //!
 //! The crate knows neither images nor losses: it takes patches `[N, K, P*P*3]` with their positions
 //! `[N, K]`, and gives tokens `[N, 1+K, D]`. Which backend runs is the caller's `Device`.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
+#[cfg(any(test, feature = "flex"))]
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -102,17 +103,39 @@ impl AdamW {
             Moments { first: zeros(), second: zeros() }
         });
         let decays = D >= 2;
-        #[cfg(feature = "flex")]
-        let fused = is_on_host(&p.device());
-        #[cfg(not(feature = "flex"))]
-        let fused = false;
-        let (p, moments) = if fused {
-            self.move_on_host(p, g, old, lr, decays)
-        } else {
-            self.move_plain(p, g, old, lr, decays)
-        };
+        let (p, moments) = self.move_by_device(p, g, old, lr, decays);
         self.moments.insert(name, moments);
         p.reshape(shape)
+    }
+
+    #[cfg(feature = "flex")]
+    fn move_by_device(
+        &self,
+        p: Tensor<1>,
+        g: Tensor<1>,
+        old: Moments,
+        lr: f64,
+        decays: bool,
+    ) -> (Tensor<1>, Moments) {
+        use burn::backend::DispatchDevice;
+        let device = p.device().without_autodiff();
+        match device.as_dispatch() {
+            DispatchDevice::Flex(_) => self.move_on_host(p, g, old, lr, decays),
+            #[allow(unreachable_patterns, reason = "flex may be the only backend compiled in")]
+            _ => self.move_plain(p, g, old, lr, decays),
+        }
+    }
+
+    #[cfg(not(feature = "flex"))]
+    fn move_by_device(
+        &self,
+        p: Tensor<1>,
+        g: Tensor<1>,
+        old: Moments,
+        lr: f64,
+        decays: bool,
+    ) -> (Tensor<1>, Moments) {
+        self.move_plain(p, g, old, lr, decays)
     }
 
     /// Factors of a step: what remains of the parameter, the step's length, and the root of the second
@@ -143,6 +166,7 @@ impl AdamW {
     }
 
     /// The same in one pass over memory, in place, for tensors that lie in the host's memory.
+    #[cfg(any(test, feature = "flex"))]
     fn move_on_host(
         &self,
         p: Tensor<1>,
@@ -179,12 +203,6 @@ impl AdamW {
         };
         (back(p), Moments { first: back(m), second: back(v) })
     }
-}
-
-#[cfg(feature = "flex")]
-fn is_on_host(device: &Device) -> bool {
-    use burn::backend::DispatchDevice;
-    matches!(device.clone().without_autodiff().as_dispatch(), DispatchDevice::Flex(_))
 }
 
 struct Update<'a> {
