@@ -109,8 +109,8 @@ fn single_measurements_say_all_in_json() {
     assert_eq!(linear["data"]["train_images"], 600);
     let knn = eval("knn", run.path(), &args(&["--json", "--k", "5", "--raw-pixels"]));
     let knn: Value = serde_json::from_str(&stdout(&knn)).unwrap();
-    // Grey images: one of three equal channels of 32 by 32 pixels.
-    assert_eq!((&knn["constants"]["k"], &knn["width"]), (&5.into(), &1024.into()));
+    // Grey images: one of three equal channels of 28 by 28 pixels.
+    assert_eq!((&knn["constants"]["k"], &knn["width"]), (&5.into(), &784.into()));
     let text = stdout(&eval("linear", run.path(), &FEW));
     assert!(text.contains("Linear probe of trained encoder") && text.contains("top-5"), "{text}");
 }
