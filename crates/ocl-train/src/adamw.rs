@@ -102,107 +102,90 @@ impl AdamW {
             let zeros = || Tensor::zeros(p.dims(), &p.device());
             Moments { first: zeros(), second: zeros() }
         });
-        let decays = D >= 2;
-        let (p, moments) = self.move_by_device(p, g, old, lr, decays);
+        let factors = self.factors(lr, D >= 2);
+        #[cfg(feature = "flex")]
+        let (p, moments) = if is_on_host(&p) {
+            move_on_host(&factors, p, g, old)
+        } else {
+            move_plain(&factors, p, g, old)
+        };
+        #[cfg(not(feature = "flex"))]
+        let (p, moments) = move_plain(&factors, p, g, old);
         self.moments.insert(name, moments);
         p.reshape(shape)
     }
 
-    #[cfg(feature = "flex")]
-    fn move_by_device(
-        &self,
-        p: Tensor<1>,
-        g: Tensor<1>,
-        old: Moments,
-        lr: f64,
-        decays: bool,
-    ) -> (Tensor<1>, Moments) {
-        use burn::backend::DispatchDevice;
-        let device = p.device().without_autodiff();
-        match device.as_dispatch() {
-            DispatchDevice::Flex(_) => self.move_on_host(p, g, old, lr, decays),
-            #[allow(unreachable_patterns, reason = "flex may be the only backend compiled in")]
-            _ => self.move_plain(p, g, old, lr, decays),
+    fn factors(&self, lr: f64, decays: bool) -> Factors {
+        let AdamWConfig { beta1, beta2, eps, weight_decay } = self.config;
+        let steps = self.steps as i32;
+        Factors {
+            beta1,
+            beta2,
+            eps,
+            remain: if decays { 1.0 - lr * weight_decay } else { 1.0 },
+            length: lr / (1.0 - beta1.powi(steps)),
+            correct: (1.0 - beta2.powi(steps)).sqrt().recip(),
         }
     }
+}
 
-    #[cfg(not(feature = "flex"))]
-    fn move_by_device(
-        &self,
-        p: Tensor<1>,
-        g: Tensor<1>,
-        old: Moments,
-        lr: f64,
-        decays: bool,
-    ) -> (Tensor<1>, Moments) {
-        self.move_plain(p, g, old, lr, decays)
-    }
+/// Numbers of one step, in f64 until they meet a tensor.
+struct Factors {
+    beta1: f64,
+    beta2: f64,
+    eps: f64,
+    /// What decay leaves of the parameter.
+    remain: f64,
+    /// The learning rate over the first moment's bias correction.
+    length: f64,
+    /// One over the root of the second moment's bias correction.
+    correct: f64,
+}
 
-    /// Factors of a step: what remains of the parameter, the step's length, and the root of the second
-    /// moment's correction, inverted.
-    fn factors(&self, lr: f64, decays: bool) -> (f64, f64, f64) {
-        let AdamWConfig { beta1, beta2, weight_decay, .. } = self.config;
-        let steps = self.steps as i32;
-        let remain = if decays { 1.0 - lr * weight_decay } else { 1.0 };
-        (remain, lr / (1.0 - beta1.powi(steps)), (1.0 - beta2.powi(steps)).sqrt().recip())
-    }
+/// The update as tensor operations, on any backend: the definition.
+fn move_plain(f: &Factors, p: Tensor<1>, g: Tensor<1>, old: Moments) -> (Tensor<1>, Moments) {
+    let first = old.first.mul_scalar(f.beta1) + g.clone().mul_scalar(1.0 - f.beta1);
+    let second = old.second.mul_scalar(f.beta2) + g.square().mul_scalar(1.0 - f.beta2);
+    let denominator = second.clone().sqrt().mul_scalar(f.correct).add_scalar(f.eps);
+    let moved = first.clone().div(denominator).mul_scalar(f.length);
+    (p.mul_scalar(f.remain).sub(moved), Moments { first, second })
+}
 
-    /// The update as tensor operations, on any backend: the definition.
-    fn move_plain(
-        &self,
-        p: Tensor<1>,
-        g: Tensor<1>,
-        old: Moments,
-        lr: f64,
-        decays: bool,
-    ) -> (Tensor<1>, Moments) {
-        let AdamWConfig { beta1, beta2, eps, .. } = self.config;
-        let (remain, length, correct) = self.factors(lr, decays);
-        let first = old.first.mul_scalar(beta1) + g.clone().mul_scalar(1.0 - beta1);
-        let second = old.second.mul_scalar(beta2) + g.square().mul_scalar(1.0 - beta2);
-        let denominator = second.clone().sqrt().mul_scalar(correct).add_scalar(eps);
-        let moved = first.clone().div(denominator).mul_scalar(length);
-        (p.mul_scalar(remain).sub(moved), Moments { first, second })
-    }
-
-    /// The same in one pass over memory, in place, for tensors that lie in the host's memory.
-    #[cfg(any(test, feature = "flex"))]
-    fn move_on_host(
-        &self,
-        p: Tensor<1>,
-        g: Tensor<1>,
-        old: Moments,
-        lr: f64,
-        decays: bool,
-    ) -> (Tensor<1>, Moments) {
-        let AdamWConfig { beta1, beta2, eps, .. } = self.config;
-        let (remain, length, correct) = self.factors(lr, decays);
-        let (beta1, beta2, eps) = (beta1 as f32, beta2 as f32, eps as f32);
-        let (remain, length, correct) = (remain as f32, length as f32, correct as f32);
-        let device = p.device();
-        let host = |t: Tensor<1>| t.into_data().try_into_vec::<f32>().expect("parameters are f32");
-        let (mut p, g, mut m, mut v) = (host(p), host(g), host(old.first), host(old.second));
-        // Bands of one length whatever the number of threads: the result does not depend on it anyway.
-        const BAND: usize = 1 << 15;
-        p.par_chunks_mut(BAND)
-            .zip(g.par_chunks(BAND))
-            .zip(m.par_chunks_mut(BAND))
-            .zip(v.par_chunks_mut(BAND))
-            .for_each(|(((p, g), m), v)| {
-                pulp::Arch::new().dispatch(|| {
-                    for (((p, g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
-                        *m = *m * beta1 + *g * (1.0 - beta1);
-                        *v = *v * beta2 + *g * *g * (1.0 - beta2);
-                        *p = *p * remain - *m / (v.sqrt() * correct + eps) * length;
-                    }
-                });
+/// The same in one pass over memory, in place, for tensors that lie in the host's memory.
+#[cfg(any(test, feature = "flex"))]
+fn move_on_host(f: &Factors, p: Tensor<1>, g: Tensor<1>, old: Moments) -> (Tensor<1>, Moments) {
+    /// Values that a thread takes at a time.
+    const BAND: usize = 1 << 15;
+    let [beta1, beta2, eps] = [f.beta1, f.beta2, f.eps].map(|v| v as f32);
+    let [new1, new2] = [1.0 - f.beta1, 1.0 - f.beta2].map(|v| v as f32);
+    let [remain, length, correct] = [f.remain, f.length, f.correct].map(|v| v as f32);
+    let device = p.device();
+    let host = |t: Tensor<1>| t.into_data().try_into_vec::<f32>().expect("parameters are f32");
+    let (mut p, g, mut m, mut v) = (host(p), host(g), host(old.first), host(old.second));
+    p.par_chunks_mut(BAND)
+        .zip(g.par_chunks(BAND))
+        .zip(m.par_chunks_mut(BAND))
+        .zip(v.par_chunks_mut(BAND))
+        .for_each(|(((p, g), m), v)| {
+            pulp::Arch::new().dispatch(|| {
+                for (((p, g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
+                    *m = *m * beta1 + *g * new1;
+                    *v = *v * beta2 + *g * *g * new2;
+                    *p = *p * remain - *m / (v.sqrt() * correct + eps) * length;
+                }
             });
-        let back = |values: Vec<f32>| {
-            let len = values.len();
-            Tensor::from_data(TensorData::new(values, [len]), &device)
-        };
-        (back(p), Moments { first: back(m), second: back(v) })
-    }
+        });
+    let back = |values: Vec<f32>| {
+        let len = values.len();
+        Tensor::from_data(TensorData::new(values, [len]), &device)
+    };
+    (back(p), Moments { first: back(m), second: back(v) })
+}
+
+#[cfg(feature = "flex")]
+fn is_on_host(tensor: &Tensor<1>) -> bool {
+    use burn::backend::DispatchDevice;
+    matches!(tensor.device().without_autodiff().as_dispatch(), DispatchDevice::Flex(_))
 }
 
 struct Update<'a> {
@@ -246,8 +229,9 @@ mod tests {
         };
         let old = || Moments { first: wave(1.0), second: wave(2.0).square() };
         for decays in [true, false] {
-            let (a, m) = optimizer.move_plain(wave(0.0), wave(3.0), old(), 0.1, decays);
-            let (b, n) = optimizer.move_on_host(wave(0.0), wave(3.0), old(), 0.1, decays);
+            let factors = optimizer.factors(0.1, decays);
+            let (a, m) = move_plain(&factors, wave(0.0), wave(3.0), old());
+            let (b, n) = move_on_host(&factors, wave(0.0), wave(3.0), old());
             for (a, b) in [(a, b), (m.first, n.first), (m.second, n.second)] {
                 let worst: f32 = (a - b).abs().max().into_scalar();
                 assert!(worst < 1e-6, "differs by {worst}");
