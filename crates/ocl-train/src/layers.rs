@@ -1,0 +1,286 @@
+//! Where a recipe's values come from: a file, over it the environment, over that the command line.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::recipe::Recipe;
+
+/// Every key of a recipe, for suggestions and for refusing the rest.
+const KEYS: [&str; 37] = [
+    "data.path",
+    "data.kind",
+    "data.image_px",
+    "data.crop_scale",
+    "data.crop_ratio",
+    "data.flip",
+    "data.resize_ratio",
+    "data.mean",
+    "data.std",
+    "data.max_bad_share",
+    "data.workers",
+    "model.size",
+    "model.patch_px",
+    "model.width",
+    "model.depth",
+    "model.heads",
+    "model.mlp_ratio",
+    "method.name",
+    "method.mask_ratio",
+    "method.kappa",
+    "method.temperature",
+    "optim.base_lr",
+    "optim.min_lr",
+    "optim.warmup_epochs",
+    "optim.weight_decay",
+    "optim.beta1",
+    "optim.beta2",
+    "optim.eps",
+    "train.epochs",
+    "train.batch",
+    "train.seed",
+    "train.checkpoint_every_epochs",
+    "train.keep_checkpoints",
+    // Whole sections, so that a misspelt section is answered with its name.
+    "data",
+    "model",
+    "method",
+    "optim",
+];
+
+/// Recipes that come with the program, by name.
+const BUILT_IN: [(&str, &str); 7] = [
+    ("embedded", include_str!("../../../recipes/embedded.toml")),
+    ("fashion-mnist", include_str!("../../../recipes/fashion-mnist.toml")),
+    ("cifar-10", include_str!("../../../recipes/cifar-10.toml")),
+    ("folder", include_str!("../../../recipes/folder.toml")),
+    ("imagenet-vit-b", include_str!("../../../recipes/imagenet-vit-b.toml")),
+    ("imagenet-vit-l", include_str!("../../../recipes/imagenet-vit-l.toml")),
+    ("imagenet-vit-h", include_str!("../../../recipes/imagenet-vit-h.toml")),
+];
+
+/// Why a recipe could not be read.
+#[derive(Debug, Error)]
+pub enum RecipeError {
+    /// Neither a built-in name nor a readable file.
+    #[error(
+        "no recipe is called `{name}`, and no such file can be read; built in are {known}{hint}"
+    )]
+    NotFound {
+        /// What was asked for.
+        name: String,
+        /// Names of the built-in recipes.
+        known: String,
+        /// The nearest of them, as a question.
+        hint: String,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A key that no recipe has.
+    #[error("{origin}: unknown key `{key}`{hint}")]
+    UnknownKey {
+        /// The file, variable or option.
+        origin: String,
+        /// The key.
+        key: String,
+        /// The nearest key, as a question.
+        hint: String,
+    },
+    /// `--set` without an equals sign.
+    #[error("`--set {0}` is not of the form section.key=value")]
+    Override(String),
+    /// A wrong type, a missing key, or a file that is not TOML.
+    #[error("recipe `{name}` cannot be used")]
+    Content {
+        /// The recipe.
+        name: String,
+        /// The cause.
+        #[source]
+        source: config::ConfigError,
+    },
+}
+
+impl Recipe {
+    /// Names of the built-in recipes with the text of each.
+    pub fn built_in() -> &'static [(&'static str, &'static str)] {
+        &BUILT_IN
+    }
+
+    /// Reads a built-in recipe or a file, then the environment, then `overrides` (`section.key=value`).
+    ///
+    /// # Errors
+    /// [`RecipeError`], naming the origin and the nearest known key.
+    pub fn load(name: &str, overrides: &[String]) -> Result<Self, RecipeError> {
+        let environment = std::env::vars().filter_map(|(variable, value)| {
+            let key = variable.strip_prefix("OCL__")?.to_lowercase().replace("__", ".");
+            Some((variable, key, value))
+        });
+        Self::layered(name, environment.collect(), overrides)
+    }
+
+    fn layered(
+        name: &str,
+        environment: Vec<(String, String, String)>,
+        overrides: &[String],
+    ) -> Result<Self, RecipeError> {
+        let (origin, text) = find(name)?;
+        let content = |source| RecipeError::Content { name: origin.clone(), source };
+        let file = config::File::from_str(&text, config::FileFormat::Toml);
+        let mut builder = config::Config::builder().add_source(file);
+        let written = builder.build_cloned().map_err(content)?;
+        let mut keys = vec![];
+        flatten("", &written.cache, &mut keys);
+        for key in &keys {
+            known(key, &origin)?;
+        }
+        for (variable, key, value) in environment {
+            known(&key, &format!("environment variable {variable}"))?;
+            builder = builder.set_override(key, parse(&value)).map_err(content)?;
+        }
+        for pair in overrides {
+            let (key, value) =
+                pair.split_once('=').ok_or_else(|| RecipeError::Override(pair.clone()))?;
+            known(key.trim(), "--set")?;
+            builder = builder.set_override(key.trim(), parse(value.trim())).map_err(content)?;
+        }
+        builder.build().and_then(config::Config::try_deserialize).map_err(content)
+    }
+}
+
+fn find(name: &str) -> Result<(String, String), RecipeError> {
+    if let Some((name, text)) = BUILT_IN.iter().find(|(known, _)| *known == name) {
+        return Ok(((*name).to_owned(), (*text).to_owned()));
+    }
+    let names = BUILT_IN.map(|(name, _)| name);
+    match std::fs::read_to_string(Path::new(name)) {
+        Ok(text) => Ok((name.to_owned(), text)),
+        Err(source) => Err(RecipeError::NotFound {
+            name: name.to_owned(),
+            known: names.join(", "),
+            hint: nearest(name, &names),
+            source,
+        }),
+    }
+}
+
+/// Dotted names of the leaves of a table.
+fn flatten(prefix: &str, value: &config::Value, keys: &mut Vec<String>) {
+    match &value.kind {
+        config::ValueKind::Table(table) => {
+            for (key, value) in table {
+                let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                flatten(&name, value, keys);
+            }
+        }
+        _ => keys.push(prefix.to_owned()),
+    }
+}
+
+fn known(key: &str, origin: &str) -> Result<(), RecipeError> {
+    if KEYS.contains(&key) && key.contains('.') {
+        return Ok(());
+    }
+    let (origin, key, hint) = (origin.to_owned(), key.to_owned(), nearest(key, &KEYS));
+    Err(RecipeError::UnknownKey { origin, key, hint })
+}
+
+/// `; did you mean …?` when something is near enough to be meant.
+fn nearest(word: &str, names: &[&str]) -> String {
+    let near = |name: &&&str| {
+        let whole = strsim::jaro_winkler(word, name);
+        // A key without its section, or in the wrong one, is told from its last part.
+        let last = |text: &str| text.rsplit('.').next().unwrap_or_default().to_owned();
+        whole.max(strsim::jaro_winkler(&last(word), &last(name)) - 0.05)
+    };
+    let best = names.iter().max_by(|a, b| near(a).total_cmp(&near(b)));
+    match best {
+        Some(name) if near(&name) > 0.75 => format!("; did you mean `{name}`?"),
+        _ => String::new(),
+    }
+}
+
+/// A value as TOML reads it; what is no TOML is a string.
+fn parse(text: &str) -> config::Value {
+    #[derive(Deserialize)]
+    struct One {
+        v: config::Value,
+    }
+    toml::from_str::<One>(&format!("v = {text}"))
+        .map_or_else(|_| config::Value::from(text), |one| one.v)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::ModelRecipe;
+
+    fn set(pairs: &[&str]) -> Result<Recipe, RecipeError> {
+        let pairs: Vec<String> = pairs.iter().map(|pair| (*pair).to_owned()).collect();
+        Recipe::layered("embedded", vec![], &pairs)
+    }
+
+    #[test]
+    fn every_built_in_recipe_reads() {
+        for (name, _) in Recipe::built_in() {
+            let read = Recipe::layered(name, vec![], &[]);
+            assert!(read.is_ok(), "{name}: {:?}", read.unwrap_err());
+        }
+    }
+
+    #[test]
+    fn the_list_of_keys_is_complete() {
+        let mut recipe = set(&[]).unwrap();
+        recipe.model = ModelRecipe {
+            size: Some("tiny".to_owned()),
+            patch_px: 4,
+            width: Some(8),
+            depth: Some(1),
+            heads: Some(1),
+            mlp_ratio: Some(4),
+        };
+        let mut keys = vec![];
+        flatten("", &config::Config::try_from(&recipe).unwrap().cache, &mut keys);
+        keys.sort();
+        let mut listed: Vec<_> = KEYS.iter().filter(|key| key.contains('.')).copied().collect();
+        listed.sort_unstable();
+        assert_eq!(keys, listed);
+    }
+
+    #[test]
+    fn later_layers_win() {
+        let variable = |value: &str| {
+            vec![("OCL__OPTIM__BASE_LR".to_owned(), "optim.base_lr".to_owned(), value.to_owned())]
+        };
+        let from = |environment, pairs: &[String]| {
+            Recipe::layered("embedded", environment, pairs).unwrap()
+        };
+        assert_eq!(from(variable("0.25"), &[]).optim.base_lr, 0.25);
+        let both = from(variable("0.25"), &["optim.base_lr=2".to_owned()]);
+        assert_eq!(both.optim.base_lr, 2.0);
+        let list = set(&["data.crop_scale=[0.2, 1.0]", "data.path=/some/where"]).unwrap();
+        assert_eq!(list.data.crop_scale, [0.2, 1.0]);
+        assert_eq!(list.data.path, "/some/where");
+    }
+
+    #[test]
+    fn a_misspelt_key_is_answered_with_the_nearest() {
+        let text = |pair: &str| set(&[pair]).unwrap_err().to_string();
+        assert_eq!(
+            text("optim.base_lrr=1"),
+            "--set: unknown key `optim.base_lrr`; did you mean `optim.base_lr`?"
+        );
+        assert!(text("mask_ratio=0.5").ends_with("did you mean `method.mask_ratio`?"));
+        assert!(text("optimm.base_lr=1").ends_with("did you mean `optim.base_lr`?"));
+        assert!(Recipe::load("embeded", &[]).unwrap_err().to_string().contains("`embedded`?"));
+        assert!(matches!(set(&["optim.base_lr"]), Err(RecipeError::Override(_))));
+    }
+
+    #[test]
+    fn a_wrong_type_names_its_key() {
+        use std::error::Error;
+        let error = set(&["optim.base_lr=fast"]).unwrap_err();
+        assert!(error.source().unwrap().to_string().contains("optim.base_lr"), "{error:?}");
+    }
+}
