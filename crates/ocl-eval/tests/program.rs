@@ -63,7 +63,8 @@ fn eval(command: &str, run: &Path, args: &[&str]) -> Output {
 
 fn stdout(output: &Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(output.stderr.is_empty(), "progress is for terminals only");
+    // Graphics drivers have things of their own to say.
+    assert!(BACKEND != "flex" || output.stderr.is_empty(), "progress is for terminals only");
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
