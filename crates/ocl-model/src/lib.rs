@@ -26,4 +26,5 @@ pub use positions::sincos_table;
 pub use vit::{PatchEmbed, Vit};
 pub use weights::{
     CONFIG_KEY, WeightsError, apply_state, load_weights, save_weights, state_bytes, state_of,
+    weights_from,
 };

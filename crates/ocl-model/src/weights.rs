@@ -210,15 +210,23 @@ pub fn save_weights(vit: &Vit, path: &Path, more: &[(&str, String)]) -> Result<(
 pub fn load_weights(path: &Path, device: &Device) -> Result<Vit, WeightsError> {
     let bytes =
         std::fs::read(path).map_err(|source| WeightsError::Io { path: path.to_owned(), source })?;
+    weights_from(&bytes, path, device)
+}
+
+/// The encoder in the bytes of a weights file, for who has read it already; `path` is what errors name.
+///
+/// # Errors
+/// As [`load_weights`], but for reading.
+pub fn weights_from(bytes: &[u8], path: &Path, device: &Device) -> Result<Vit, WeightsError> {
     let format = |source| WeightsError::Format { path: path.to_owned(), source };
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(format)?;
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(format)?;
     let Description { encoder: config, .. } = header
         .metadata()
         .as_ref()
         .and_then(|meta| meta.get(CONFIG_KEY))
         .and_then(|json| serde_json::from_str(json).ok())
         .ok_or_else(|| WeightsError::NoConfig { path: path.to_owned() })?;
-    let tensors = SafeTensors::deserialize(&bytes).map_err(format)?;
+    let tensors = SafeTensors::deserialize(bytes).map_err(format)?;
     let mut state = BTreeMap::new();
     for (name, view) in tensors.tensors() {
         // Fixed positions follow from the configuration.

@@ -10,7 +10,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use ocl_model::{Vit, WeightsError, load_weights, state_bytes};
+use ocl_model::{Vit, WeightsError, state_bytes, weights_from};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -163,8 +163,7 @@ fn load(folder: &Path, adamw: AdamWConfig, device: &Device) -> Result<Checkpoint
     };
     let state: State =
         serde_json::from_slice(&read(STATE)?).map_err(|error| damaged(STATE, error.to_string()))?;
-    let mut optimizer = vec![];
-    for name in [WEIGHTS, OPTIMIZER] {
+    let whole = |name: &str| {
         let bytes = read(name)?;
         let found = Digest::of(&bytes);
         let expected = state
@@ -174,11 +173,10 @@ fn load(folder: &Path, adamw: AdamWConfig, device: &Device) -> Result<Checkpoint
         if *expected != found {
             return Err(damaged(name, format!("expected {expected:?}, found {found:?}")));
         }
-        if name == OPTIMIZER {
-            optimizer = bytes;
-        }
-    }
-    let vit = load_weights(&folder.join(WEIGHTS), &device.clone().autodiff())?;
+        Ok(bytes)
+    };
+    let (weights, optimizer) = (whole(WEIGHTS)?, whole(OPTIMIZER)?);
+    let vit = weights_from(&weights, &folder.join(WEIGHTS), &device.clone().autodiff())?;
     let moments = read_optimizer(&optimizer).map_err(|reason| damaged(OPTIMIZER, reason))?;
     Ok(Checkpoint { step: state.step, vit, optimizer: AdamW::with_state(adamw, moments, device) })
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use burn::tensor::Device;
-use ocl_data::{Batch, kept_patches};
+use ocl_data::{Batch, View};
 
 use crate::plan::{Plan, PlanError};
 use crate::trainer::Trainer;
@@ -35,10 +35,7 @@ impl Estimate {
     pub fn count(plan: &Plan) -> Self {
         let model = &plan.model;
         let (sequences, tokens) = plan.method.sequences(model.patches());
-        let kept = match plan.method.keep() {
-            ocl_data::Keep::Random { mask_ratio } => kept_patches(model.patches(), mask_ratio),
-            ocl_data::Keep::All => model.patches(),
-        };
+        let kept = View::Train(plan.view()).kept();
         let rows = plan.batch * sequences * tokens;
         let per_block = rows * model.width * kept_values(model.mlp_ratio)
             + 2 * plan.batch * sequences * model.heads * tokens * tokens;
