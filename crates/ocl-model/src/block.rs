@@ -33,6 +33,12 @@ impl Attention {
     /// # Shapes
     /// `[B, T, D]` to `[B, T, D]`.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let tokens = x.dims()[1];
+        self.forward_queries(x, tokens)
+    }
+
+    /// [`Attention::forward`] for the first `queries` tokens alone: `[B, T, D]` to `[B, Q, D]`.
+    fn forward_queries(&self, x: Tensor<3>, queries: usize) -> Tensor<3> {
         let [b, t, d] = x.dims();
         let head = d / self.heads;
         let qkv = self.qkv.forward(x).reshape([b, t, 3, self.heads, head]); // [B, T, 3, H, d]
@@ -40,11 +46,11 @@ impl Attention {
         let part = |i: usize| {
             qkv.clone().narrow(0, i, 1).reshape([b, self.heads, t, head]) // [B, H, T, d]
         };
-        let (q, k, v) = (part(0), part(1), part(2));
+        let (q, k, v) = (part(0).narrow(2, 0, queries), part(1), part(2));
         // Scaling the queries touches T x d values a head, scaling the scores T x T.
-        let scores = q.mul_scalar((head as f64).powf(-0.5)).matmul(k.swap_dims(2, 3)); // [B, H, T, T]
-        let mixed = activation::softmax(scores, 3).matmul(v); // [B, H, T, d]
-        self.proj.forward(mixed.swap_dims(1, 2).reshape([b, t, d])) // [B, T, D]
+        let scores = q.mul_scalar((head as f64).powf(-0.5)).matmul(k.swap_dims(2, 3)); // [B, H, Q, T]
+        let mixed = activation::softmax(scores, 3).matmul(v); // [B, H, Q, d]
+        self.proj.forward(mixed.swap_dims(1, 2).reshape([b, queries, d])) // [B, Q, D]
     }
 }
 
@@ -97,11 +103,17 @@ impl Block {
     /// # Shapes
     /// `[B, T, D]` to `[B, T, D]`.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        #[cfg(feature = "flex")]
-        if fused::runs_on(&x.device()) {
-            return self.forward_fused(x);
-        }
-        self.forward_plain(x)
+        let tokens = x.dims()[1];
+        self.forward_queries(x, tokens)
+    }
+
+    /// [`Block::forward`] for the first token of each sequence alone. After the last block nobody reads the
+    /// others: they serve as keys and values, and need neither query, projection nor MLP.
+    ///
+    /// # Shapes
+    /// `[B, T, D]` to `[B, 1, D]`.
+    pub fn forward_first(&self, x: Tensor<3>) -> Tensor<3> {
+        self.forward_queries(x, 1)
     }
 
     /// Runs the block as tensor operations, on any backend: the definition.
@@ -109,11 +121,26 @@ impl Block {
     /// # Shapes
     /// `[B, T, D]` to `[B, T, D]`.
     pub fn forward_plain(&self, x: Tensor<3>) -> Tensor<3> {
-        let x = x.clone() + self.attn.forward(self.norm1.forward(x));
+        let tokens = x.dims()[1];
+        self.forward_queries_plain(x, tokens)
+    }
+
+    fn forward_queries(&self, x: Tensor<3>, queries: usize) -> Tensor<3> {
+        #[cfg(feature = "flex")]
+        if fused::runs_on(&x.device()) {
+            return self.forward_queries_fused(x, queries);
+        }
+        self.forward_queries_plain(x, queries)
+    }
+
+    fn forward_queries_plain(&self, x: Tensor<3>, queries: usize) -> Tensor<3> {
+        let residual = x.clone().narrow(1, 0, queries); // [B, Q, D]
+        let x = residual + self.attn.forward_queries(self.norm1.forward(x), queries);
         x.clone() + self.mlp.forward(self.norm2.forward(x))
     }
+
     #[cfg(feature = "flex")]
-    fn forward_fused(&self, x: Tensor<3>) -> Tensor<3> {
+    fn forward_queries_fused(&self, x: Tensor<3>, queries: usize) -> Tensor<3> {
         let Self { norm1, attn, norm2, mlp } = self;
         let vectors = [
             &norm1.weight,
@@ -126,7 +153,13 @@ impl Block {
             &mlp.fc2.bias,
         ];
         let matrices = [&attn.qkv.weight, &attn.proj.weight, &mlp.fc1.weight, &mlp.fc2.weight];
-        fused::fused_block(x, vectors.map(|p| p.val()), matrices.map(|p| p.val()), attn.heads)
+        fused::fused_block(
+            x,
+            vectors.map(|p| p.val()),
+            matrices.map(|p| p.val()),
+            attn.heads,
+            queries,
+        )
     }
 }
 
@@ -154,9 +187,13 @@ mod tests {
     }
 
     /// Output, gradient of the input and gradients of the parameters.
-    fn run(block: &Block, x: &Tensor<3>, plain: bool) -> Vec<Vec<f32>> {
+    fn run(
+        block: &Block,
+        x: &Tensor<3>,
+        by: impl Fn(&Block, Tensor<3>) -> Tensor<3>,
+    ) -> Vec<Vec<f32>> {
         let x = x.clone().require_grad();
-        let y = if plain { block.forward_plain(x.clone()) } else { block.forward(x.clone()) };
+        let y = by(block, x.clone());
         let weights = wave(y.dims(), 0.3, &y.device());
         let gradients = (y.clone() * weights).sum().backward();
         let mut collect = Collect(&gradients, vec![]);
@@ -187,14 +224,27 @@ mod tests {
             block.attn.qkv.bias = noise(&block.attn.qkv.bias);
             block.mlp.fc1.bias = noise(&block.mlp.fc1.bias);
             let x = wave([sequences, tokens, 24], 0.0, &device);
-            let (plain, fused) = (run(&block, &x, true), run(&block, &x, false));
-            assert_eq!(plain.len(), 14);
-            for (i, (plain, fused)) in plain.iter().zip(&fused).enumerate() {
-                let norm = |v: &[f32]| v.iter().map(|v| f64::from(v * v)).sum::<f64>().sqrt();
-                let apart: Vec<f32> = plain.iter().zip(fused).map(|(a, b)| a - b).collect();
-                let relative = norm(&apart) / norm(plain).max(1e-3);
-                assert!(relative < 1e-5, "tensor {i} of {tokens} tokens differs by {relative}");
-            }
+            let case = format!("{sequences} sequences of {tokens}");
+            let plain = run(&block, &x, Block::forward_plain);
+            equal(&plain, &run(&block, &x, Block::forward), &case);
+            // The first token alone is a row of the whole, in values and gradients, on both paths.
+            let first = |x: Tensor<3>| x.narrow(1, 0, 1);
+            let whole = run(&block, &x, |block, x| first(block.forward_plain(x)));
+            let plain = run(&block, &x, |block, x| block.forward_queries_plain(x, 1));
+            equal(&whole, &plain, &format!("{case}, first of the plain"));
+            let fused = run(&block, &x, Block::forward_first);
+            equal(&whole, &fused, &format!("{case}, first"));
+        }
+    }
+
+    fn equal(expected: &[Vec<f32>], got: &[Vec<f32>], case: &str) {
+        assert_eq!((expected.len(), got.len()), (14, 14));
+        for (i, (expected, got)) in expected.iter().zip(got).enumerate() {
+            let norm = |v: &[f32]| v.iter().map(|v| f64::from(v * v)).sum::<f64>().sqrt();
+            assert_eq!(expected.len(), got.len(), "tensor {i} of {case}");
+            let apart: Vec<f32> = expected.iter().zip(got).map(|(a, b)| a - b).collect();
+            let relative = norm(&apart) / norm(expected).max(1e-3);
+            assert!(relative < 1e-5, "tensor {i} of {case} differs by {relative}");
         }
     }
 }

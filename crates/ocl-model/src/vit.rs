@@ -81,12 +81,28 @@ impl Vit {
     /// # Shapes
     /// `[B, T, D]` to `[B, 1+T, D]`; row 0 is the class token.
     pub fn encode(&self, tokens: Tensor<3>) -> Tensor<3> {
+        let x = self.with_cls(tokens); // [B, 1+T, D]
+        let x = self.blocks.iter().fold(x, |x, block| block.forward(x));
+        self.norm.forward(x)
+    }
+
+    /// The class tokens of [`Vit::encode`], without the work of the last block on the patch tokens.
+    ///
+    /// # Shapes
+    /// `[B, T, D]` to `[B, D]`.
+    pub fn encode_cls(&self, tokens: Tensor<3>) -> Tensor<2> {
+        let [b, _, d] = tokens.dims();
+        let x = self.with_cls(tokens); // [B, 1+T, D]
+        let (last, blocks) = self.blocks.split_last().expect("a valid encoder has blocks");
+        let x = blocks.iter().fold(x, |x, block| block.forward(x));
+        self.norm.forward(last.forward_first(x)).reshape([b, d]) // [B, D]
+    }
+
+    fn with_cls(&self, tokens: Tensor<3>) -> Tensor<3> {
         let [b, _, d] = tokens.dims();
         // The class token's position is zero: nothing to add.
         let cls = self.cls_token.val().expand([b, 1, d]);
-        let x = Tensor::cat(vec![cls, tokens], 1); // [B, 1+T, D]
-        let x = self.blocks.iter().fold(x, |x, block| block.forward(x));
-        self.norm.forward(x)
+        Tensor::cat(vec![cls, tokens], 1) // [B, 1+T, D]
     }
 
     /// Class tokens of the two views of each image: the first half of the kept patches is view 1, the
@@ -105,8 +121,7 @@ impl Vit {
             k.is_multiple_of(2) && k > 0,
             "two equal views need an even number of patches, got {k}"
         );
-        let features = self.encode(tokens.reshape([2 * n, k / 2, d])); // [2N, 1+K/2, D]
-        features.slice([0..2 * n, 0..1]).reshape([n, 2, d]) // [N, 2, D]
+        self.encode_cls(tokens.reshape([2 * n, k / 2, d])).reshape([n, 2, d]) // [N, 2, D]
     }
 }
 

@@ -10,6 +10,8 @@ use super::math::{axpy, exp_negative, sum_with};
 #[derive(Clone, Copy)]
 pub(super) struct Heads {
     pub(super) tokens: usize,
+    /// The first tokens, whose results are asked for.
+    pub(super) queries: usize,
     pub(super) heads: usize,
     pub(super) width: usize,
 }
@@ -40,9 +42,9 @@ impl Heads {
         start..start + self.head()
     }
 
-    /// Values of the weights of one sequence: `[H, T, T]`.
+    /// Values of the weights of one sequence: `[H, Q, T]`.
     pub(super) fn weights_len(self) -> usize {
-        self.heads * self.tokens * self.tokens
+        self.heads * self.queries * self.tokens
     }
 }
 
@@ -81,7 +83,8 @@ impl Scratch {
     }
 }
 
-/// One sequence: `out = softmax(q k^T / sqrt(d)) v` for each head; the weights `[H, T, T]` are kept.
+/// One sequence: `out = softmax(q k^T / sqrt(d)) v` for each head and query; the weights `[H, Q, T]`
+/// are kept.
 #[inline(always)]
 pub(super) fn forward(
     shape: Heads,
@@ -93,9 +96,9 @@ pub(super) fn forward(
     let (tokens, scale) = (shape.tokens, shape.scale());
     for h in 0..shape.heads {
         scratch.turn(shape, qkv, 1, h);
-        for i in 0..tokens {
+        for i in 0..shape.queries {
             scratch.project(&qkv[shape.at(0, h, i)]);
-            let row = &mut weights[(h * tokens + i) * tokens..][..tokens];
+            let row = &mut weights[(h * shape.queries + i) * tokens..][..tokens];
             let top = scratch.row[..tokens].iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
             for (weight, score) in row.iter_mut().zip(&scratch.row) {
                 *weight = exp_negative((score - top) * scale);
@@ -125,10 +128,10 @@ pub(super) fn backward(
     dqkv.fill(0.0);
     for h in 0..shape.heads {
         scratch.turn(shape, qkv, 2, h);
-        for i in 0..tokens {
+        for i in 0..shape.queries {
             let dout = &dout[shape.out(h, i)];
             scratch.project(dout); // gradients of the weights of row i
-            let row = &weights[(h * tokens + i) * tokens..][..tokens];
+            let row = &weights[(h * shape.queries + i) * tokens..][..tokens];
             let along = sum_with(row, &scratch.row[..tokens], |w, d| w * d);
             for (j, weight) in row.iter().enumerate() {
                 axpy(&mut dqkv[shape.at(2, h, j)], *weight, dout);

@@ -4,10 +4,14 @@
 //! one thread. Sums over chunks are taken in their order, so that results depend on the shapes and the
 //! number of threads, and on nothing else.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::attention::{self, Heads, Scratch};
-use super::math::{View, add_bias, buffer, gelu, gelu_slope, product, simd, sum_rows};
+use super::math::{
+    View, add_bias, buffer, gelu, gelu_slope, product, product_into, simd, sum_rows,
+};
 use super::norm;
 
 /// Most rows of a chunk. Fewer make packing the matrices felt: 250 rows ran at 0.85 of the speed of 700.
@@ -27,11 +31,13 @@ pub(super) struct Parameters<'a> {
     pub(super) fc2: [&'a [f32]; 2],
 }
 
-/// Shape of a block's input `[B, T, D]`, its heads and the hidden width of its MLP.
+/// Shape of a block's input `[B, T, D]` and output `[B, Q, D]`, its heads and the hidden width of its MLP.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {
     pub(super) sequences: usize,
     pub(super) tokens: usize,
+    /// Tokens that come out: all, or the first alone.
+    pub(super) queries: usize,
     pub(super) width: usize,
     pub(super) heads: usize,
     pub(super) hidden: usize,
@@ -44,13 +50,20 @@ impl Shape {
         self.sequences.div_ceil(rounds * threads)
     }
 
-    /// Values of a chunk's input.
-    fn chunk_len(self) -> usize {
-        self.chunk_sequences() * self.tokens * self.width
+    /// Values of a chunk's input and of its output.
+    fn chunk_lens(self) -> [usize; 2] {
+        [self.tokens, self.queries].map(|rows| self.chunk_sequences() * rows * self.width)
+    }
+
+    /// Rows of the input from one that comes out to the next.
+    fn step(self) -> usize {
+        assert!([1, self.tokens].contains(&self.queries), "one query or all, not {}", self.queries);
+        self.tokens / self.queries
     }
 
     fn attention(self) -> Heads {
-        Heads { tokens: self.tokens, heads: self.heads, width: self.width }
+        let Self { tokens, queries, heads, width, .. } = self;
+        Heads { tokens, queries, heads, width }
     }
 }
 
@@ -68,37 +81,37 @@ pub(super) struct Saved {
     active: Vec<f32>,
 }
 
-/// Runs the block; `out` has the input's shape.
+/// Runs the block; `out` is `[B, Q, D]`.
 pub(super) fn forward(shape: Shape, p: Parameters<'_>, x: &[f32], out: &mut [f32]) -> Vec<Saved> {
-    let len = shape.chunk_len();
+    let [len, out_len] = shape.chunk_lens();
     x.par_chunks(len)
-        .zip(out.par_chunks_mut(len))
+        .zip(out.par_chunks_mut(out_len))
         .map(|(x, out)| simd(|| chunk_forward(shape, p, x, out)))
         .collect()
 }
 
 #[inline(always)]
 fn chunk_forward(shape: Shape, p: Parameters<'_>, x: &[f32], out: &mut [f32]) -> Saved {
-    let Shape { tokens, width, hidden, .. } = shape;
+    let Shape { tokens, queries, width, hidden, .. } = shape;
     let rows = x.len() / width;
     let heads = shape.attention();
 
     let mut normed1 = buffer(rows * width);
     let moments1 = norm::forward(x, p.norm1[0], p.norm1[1], &mut normed1);
-    let mut qkv = buffer(rows * 3 * width);
-    linear(&mut qkv, &normed1, p.qkv, [rows, 3 * width, width]);
+    let qkv = queries_keys_values(&normed1, p.qkv, shape.step());
 
+    let rows = rows / shape.step(); // from here on those that come out
     let mut mixed = buffer(rows * width);
-    let mut weights = buffer(rows / tokens * heads.weights_len());
+    let mut weights = buffer(rows / queries * heads.weights_len());
     let mut scratch = Scratch::new(heads);
     for ((qkv, mixed), weights) in qkv
         .chunks_exact(tokens * 3 * width)
-        .zip(mixed.chunks_exact_mut(tokens * width))
+        .zip(mixed.chunks_exact_mut(queries * width))
         .zip(weights.chunks_exact_mut(heads.weights_len()))
     {
         attention::forward(heads, qkv, mixed, weights, &mut scratch);
     }
-    let mut middle = x.to_vec();
+    let mut middle = every_row(x, width, shape.step());
     add_linear(&mut middle, &mixed, p.proj, [rows, width, width]);
 
     let mut normed2 = buffer(rows * width);
@@ -122,6 +135,34 @@ fn chunk_forward(shape: Shape, p: Parameters<'_>, x: &[f32], out: &mut [f32]) ->
         normed2,
         hidden: inner,
         active,
+    }
+}
+
+/// Rows `[q, k, v]` of all tokens; with a `step` above 1, queries are made of every `step`th row alone.
+#[inline(always)]
+fn queries_keys_values(x: &[f32], [weight, bias]: [&[f32]; 2], step: usize) -> Vec<f32> {
+    let (n, d) = (bias.len(), bias.len() / 3);
+    let rows = x.len() / d;
+    let (x, w) = (View::rows(x, d), View::rows(weight, n));
+    let mut out;
+    if step == 1 {
+        out = buffer(rows * n);
+        product(&mut out, false, [rows, n, d], x, w);
+    } else {
+        out = vec![0.0; rows * n];
+        product_into(&mut out, step * n, false, [rows / step, d, d], x.every(step), w);
+        product_into(&mut out[d..], n, false, [rows, 2 * d, d], x, w.columns(d));
+    }
+    add_bias(&mut out, bias);
+    out
+}
+
+/// Every `step`th of the rows of `d` values, from the first.
+fn every_row(x: &[f32], d: usize, step: usize) -> Vec<f32> {
+    if step == 1 {
+        x.to_vec()
+    } else {
+        x.chunks_exact(step * d).flat_map(|x| &x[..d]).copied().collect()
     }
 }
 
@@ -159,21 +200,35 @@ pub(super) fn backward(
     dout: &[f32],
     dx: &mut [f32],
 ) -> Gradients {
-    let (len, d, hidden) = (shape.chunk_len(), shape.width, shape.hidden);
+    let ([len, out_len], d, hidden) = (shape.chunk_lens(), shape.width, shape.hidden);
     let flows: Vec<Flow> = x
         .par_chunks(len)
         .zip(saved)
-        .zip(dout.par_chunks(len))
+        .zip(dout.par_chunks(out_len))
         .zip(dx.par_chunks_mut(len))
         .map(|(((x, saved), dout), dx)| simd(|| chunk_backward(shape, p, x, saved, dout, dx)))
         .collect();
 
     let each = || saved.iter().zip(&flows);
+    let whole = |inputs, outputs, chunks| {
+        let mut outer = Outer::new(inputs, outputs);
+        outer.add(0..outputs, 1, chunks);
+        outer
+    };
+    let step = shape.step();
+    let mut qkv = Outer::new(d, 3 * d);
+    let normed: Vec<_> = each().map(|(s, f)| (&s.normed1[..], &f.dqkv[..])).collect();
+    if step == 1 {
+        qkv.add(0..3 * d, 1, normed);
+    } else {
+        qkv.add(0..d, step, normed.clone());
+        qkv.add(d..3 * d, 1, normed);
+    }
     let [qkv, proj, fc1, fc2] = weight_gradients([
-        Outer::new(d, 3 * d, each().map(|(s, f)| (&s.normed1[..], &f.dqkv[..]))),
-        Outer::new(d, d, each().map(|(s, f)| (&s.mixed[..], &f.dmiddle[..]))),
-        Outer::new(d, hidden, each().map(|(s, f)| (&s.normed2[..], &f.dhidden[..]))),
-        Outer::new(hidden, d, saved.iter().map(|s| &s.active[..]).zip(dout.chunks(len))),
+        qkv,
+        whole(d, d, each().map(|(s, f)| (&s.mixed[..], &f.dmiddle[..])).collect()),
+        whole(d, hidden, each().map(|(s, f)| (&s.normed2[..], &f.dhidden[..])).collect()),
+        whole(hidden, d, saved.iter().map(|s| &s.active[..]).zip(dout.chunks(out_len)).collect()),
     ]);
 
     // Sums over chunks in their order.
@@ -197,8 +252,8 @@ fn chunk_backward(
     dout: &[f32],
     dx: &mut [f32],
 ) -> Flow {
-    let Shape { tokens, width: d, hidden, .. } = shape;
-    let rows = x.len() / d;
+    let Shape { tokens, queries, width: d, hidden, .. } = shape;
+    let rows = dout.len() / d;
     let heads = shape.attention();
     let zeros = |len: usize| vec![0.0; len];
     let (mut dw1, mut db1, mut dbqkv, mut dbproj) = (zeros(d), zeros(d), zeros(3 * d), zeros(d));
@@ -247,26 +302,33 @@ fn chunk_backward(
         View::rows(p.proj[0], d).transposed(),
     );
     sum_rows(&dmiddle, &mut dbproj);
+    let (rows, step) = (x.len() / d, shape.step()); // all tokens again
     let mut dqkv = buffer(rows * 3 * d);
     let mut scratch = Scratch::new(heads);
     for (((qkv, weights), dmixed), dqkv) in saved
         .qkv
         .chunks_exact(tokens * 3 * d)
         .zip(saved.weights.chunks_exact(heads.weights_len()))
-        .zip(dmixed.chunks_exact(tokens * d))
+        .zip(dmixed.chunks_exact(queries * d))
         .zip(dqkv.chunks_exact_mut(tokens * 3 * d))
     {
         attention::backward(heads, qkv, weights, dmixed, dqkv, &mut scratch);
     }
     sum_rows(&dqkv, &mut dbqkv);
-    product(
-        &mut dnormed,
-        false,
-        [rows, d, 3 * d],
-        View::rows(&dqkv, 3 * d),
-        View::rows(p.qkv[0], 3 * d).transposed(),
-    );
-    dx.copy_from_slice(&dmiddle);
+    let (dy, w) = (View::rows(&dqkv, 3 * d), View::rows(p.qkv[0], 3 * d));
+    if step == 1 {
+        product(&mut dnormed, false, [rows, d, 3 * d], dy, w.transposed());
+        dx.copy_from_slice(&dmiddle);
+    } else {
+        dnormed = buffer(rows * d);
+        let (keys, queries) = (dy.columns(d), dy.every(step));
+        product(&mut dnormed, false, [rows, d, 2 * d], keys, w.columns(d).transposed());
+        product_into(&mut dnormed, step * d, true, [rows / step, d, d], queries, w.transposed());
+        dx.fill(0.0);
+        for (dx, dmiddle) in dx.chunks_exact_mut(step * d).zip(dmiddle.chunks_exact(d)) {
+            dx[..d].copy_from_slice(dmiddle);
+        }
+    }
     norm::backward(x, &saved.moments1, p.norm1[0], &dnormed, dx, &mut dw1, &mut db1);
 
     let vectors = vec![dw1, db1, dbqkv, dbproj, dw2, db2, dbfc1, dbfc2];
@@ -277,25 +339,35 @@ fn chunk_backward(
 struct Outer<'a> {
     inputs: usize,
     outputs: usize,
+    parts: Vec<Part<'a>>,
+}
+
+/// Some columns of an [`Outer`], to which every `step`th row of the chunks contributes.
+struct Part<'a> {
+    columns: Range<usize>,
+    step: usize,
     chunks: Vec<(&'a [f32], &'a [f32])>,
 }
 
 impl<'a> Outer<'a> {
-    fn new(
-        inputs: usize,
-        outputs: usize,
-        chunks: impl Iterator<Item = (&'a [f32], &'a [f32])>,
-    ) -> Self {
-        Self { inputs, outputs, chunks: chunks.collect() }
+    fn new(inputs: usize, outputs: usize) -> Self {
+        Self { inputs, outputs, parts: vec![] }
+    }
+
+    fn add(&mut self, columns: Range<usize>, step: usize, chunks: Vec<(&'a [f32], &'a [f32])>) {
+        self.parts.push(Part { columns, step, chunks });
     }
 
     /// Rows `first..` of the gradient, as many as `out` holds.
     fn rows(&self, first: usize, out: &mut [f32]) {
         let rows = out.len() / self.outputs;
-        for (chunk, (x, dy)) in self.chunks.iter().enumerate() {
-            let size = [rows, self.outputs, x.len() / self.inputs];
-            let x = View::rows(&x[first..], self.inputs).transposed();
-            product(out, chunk > 0, size, x, View::rows(dy, self.outputs));
+        for Part { columns, step, chunks } in &self.parts {
+            for (chunk, (x, dy)) in chunks.iter().enumerate() {
+                let size = [rows, columns.len(), x.len() / self.inputs / step];
+                let x = View::rows(&x[first..], self.inputs).every(*step).transposed();
+                let dy = View::rows(dy, self.outputs).every(*step).columns(columns.start);
+                product_into(&mut out[columns.start..], self.outputs, chunk > 0, size, x, dy);
+            }
         }
     }
 }

@@ -24,15 +24,38 @@ impl<'a> View<'a> {
         Self { row_stride: self.column_stride, column_stride: self.row_stride, ..self }
     }
 
+    /// Every `step`th row, from the first.
+    pub(super) fn every(self, step: usize) -> Self {
+        Self { row_stride: self.row_stride * step, ..self }
+    }
+
+    /// Columns `first..` of a row-major matrix.
+    pub(super) fn columns(self, first: usize) -> Self {
+        Self { values: &self.values[first * self.column_stride..], ..self }
+    }
+
     fn reaches(&self, rows: usize, columns: usize) -> bool {
         (rows - 1) * self.row_stride + (columns - 1) * self.column_stride < self.values.len()
     }
 }
 
 /// `out = a b`, or `out += a b`; `out` is row-major `[m, n]`, `a` `[m, k]`, `b` `[k, n]`. One thread.
-pub(super) fn product(out: &mut [f32], add: bool, [m, n, k]: [usize; 3], a: View<'_>, b: View<'_>) {
+pub(super) fn product(out: &mut [f32], add: bool, size: [usize; 3], a: View<'_>, b: View<'_>) {
+    product_into(out, size[1], add, size, a, b);
+}
+
+/// [`product`] into rows that start every `stride` values; what lies between them is left alone.
+pub(super) fn product_into(
+    out: &mut [f32],
+    stride: usize,
+    add: bool,
+    [m, n, k]: [usize; 3],
+    a: View<'_>,
+    b: View<'_>,
+) {
     assert!(m > 0 && n > 0 && k > 0, "an empty product: {m} x {n} x {k}");
-    assert!(out.len() == m * n && a.reaches(m, k) && b.reaches(k, n), "a product out of bounds");
+    let fits = n <= stride && (m - 1) * stride + n <= out.len();
+    assert!(fits && a.reaches(m, k) && b.reaches(k, n), "a product out of bounds");
     // SAFETY: the assertion above keeps every access inside the three slices, and `out` is exclusive.
     unsafe {
         gemm::gemm(
@@ -41,7 +64,7 @@ pub(super) fn product(out: &mut [f32], add: bool, [m, n, k]: [usize; 3], a: View
             k,
             out.as_mut_ptr(),
             1,
-            n as isize,
+            stride as isize,
             add,
             a.values.as_ptr(),
             a.column_stride as isize,
@@ -197,5 +220,10 @@ mod tests {
         let mut out = vec![0.0; 9];
         product(&mut out, false, [3, 3, 2], View::rows(&a, 3).transposed(), View::rows(&b, 3));
         assert_eq!(out, [5.0, 0.0, 14.0, 7.0, 0.0, 19.0, 9.0, 0.0, 24.0]);
+        // Every second row of a `[3, 2]` by the second column of a `[2, 3]`, into a column of its own.
+        let mut out = [9.0; 5];
+        let right = View::rows(&a, 3).columns(1);
+        product_into(&mut out[1..], 2, false, [2, 1, 2], View::rows(&a, 2).every(2), right);
+        assert_eq!(out, [9.0, 12.0, 9.0, 40.0, 9.0]);
     }
 }

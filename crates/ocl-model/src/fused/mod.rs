@@ -27,7 +27,7 @@ use block::{Parameters, Saved, Shape};
 /// Backends with a transformer block of their own.
 #[backend_extension(Flex, Autodiff)]
 pub(crate) trait FusedBlock: Backend {
-    /// `x` `[B, T, D]` through a block; the parameters are those of [`Parameters`].
+    /// `x` `[B, T, D]` through a block to `[B, Q, D]`; the parameters are those of [`Parameters`].
     #[allow(clippy::too_many_arguments, reason = "one tensor each, as the macro wants them")]
     fn fused_block(
         x: FloatTensor<Self>,
@@ -44,6 +44,7 @@ pub(crate) trait FusedBlock: Backend {
         fc2_weight: FloatTensor<Self>,
         fc2_bias: FloatTensor<Self>,
         heads: usize,
+        queries: usize,
     ) -> FloatTensor<Self>;
 }
 
@@ -55,13 +56,14 @@ pub(crate) fn runs_on(device: &Device) -> bool {
 /// A block on the `flex` backend, with gradients when the device has them.
 ///
 /// # Shapes
-/// `x` `[B, T, D]` to `[B, T, D]`; `vectors` are the eight norms' weights and biases and linear layers'
+/// `x` `[B, T, D]` to `[B, Q, D]`, `queries` being 1 or T; `vectors` are the eight norms' weights and biases and linear layers'
 /// biases, `matrices` the four linear layers' weights, both in the order of the forward pass.
 pub(crate) fn fused_block(
     x: Tensor<3>,
     vectors: [Tensor<1>; 8],
     matrices: [Tensor<2>; 4],
     heads: usize,
+    queries: usize,
 ) -> Tensor<3> {
     let [
         norm1_weight,
@@ -89,6 +91,7 @@ pub(crate) fn fused_block(
         fc2,
         fc2_bias,
         heads,
+        queries,
     ))
 }
 
@@ -111,21 +114,21 @@ fn parameters(inputs: &Inputs) -> Parameters<'_> {
     }
 }
 
-fn shape(inputs: &Inputs, heads: usize) -> Shape {
+fn shape(inputs: &Inputs, heads: usize, queries: usize) -> Shape {
     let x = inputs[0].shape();
     let hidden = inputs[9].shape()[1];
-    Shape { sequences: x[0], tokens: x[1], width: x[2], heads, hidden }
+    Shape { sequences: x[0], tokens: x[1], queries, width: x[2], heads, hidden }
 }
 
 fn tensor(values: Vec<f32>, shape: TensorShape) -> FloatTensor<Flex> {
     FloatTensor::<Flex>::from_data(TensorData::new(values, shape))
 }
 
-fn run(inputs: &Inputs, heads: usize) -> (FloatTensor<Flex>, Vec<Saved>) {
-    let shape = shape(inputs, heads);
-    let mut out = math::buffer(shape.sequences * shape.tokens * shape.width);
+fn run(inputs: &Inputs, shape: Shape) -> (FloatTensor<Flex>, Vec<Saved>) {
+    let dims = [shape.sequences, shape.queries, shape.width];
+    let mut out = math::buffer(dims.iter().product());
     let saved = block::forward(shape, parameters(inputs), values(&inputs[0]), &mut out);
-    (tensor(out, inputs[0].shape()), saved)
+    (tensor(out, dims.into()), saved)
 }
 
 impl FusedBlock for Flex {
@@ -144,6 +147,7 @@ impl FusedBlock for Flex {
         fc2_weight: FloatTensor<Self>,
         fc2_bias: FloatTensor<Self>,
         heads: usize,
+        queries: usize,
     ) -> FloatTensor<Self> {
         let inputs = [
             x,
@@ -160,7 +164,8 @@ impl FusedBlock for Flex {
             fc2_weight,
             fc2_bias,
         ];
-        run(&inputs.map(|input| input.to_contiguous()), heads).0
+        let inputs = inputs.map(|input| input.to_contiguous());
+        run(&inputs, shape(&inputs, heads, queries)).0
     }
 }
 
@@ -169,12 +174,12 @@ impl FusedBlock for Flex {
 struct Kept {
     inputs: Arc<Inputs>,
     saved: Arc<Vec<Saved>>,
-    heads: usize,
+    shape: Shape,
 }
 
 impl fmt::Debug for Kept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Kept({:?})", shape(&self.inputs, self.heads))
+        write!(f, "Kept({:?})", self.shape)
     }
 }
 
@@ -186,10 +191,10 @@ impl Backward<Flex, 13> for BlockBackward {
 
     fn backward(self, ops: Ops<Kept, 13>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dout = grads.consume::<Flex>(&ops.node).to_contiguous();
-        let Kept { inputs, saved, heads } = ops.state;
+        let Kept { inputs, saved, shape } = ops.state;
         let mut dx = math::buffer(values(&inputs[0]).len());
         let own = block::backward(
-            shape(&inputs, heads),
+            shape,
             parameters(&inputs),
             values(&inputs[0]),
             &saved,
@@ -221,6 +226,7 @@ impl<C: CheckpointStrategy> FusedBlock for Autodiff<Flex, C> {
         fc2_weight: FloatTensor<Self>,
         fc2_bias: FloatTensor<Self>,
         heads: usize,
+        queries: usize,
     ) -> FloatTensor<Self> {
         let tracked = [
             x,
@@ -239,10 +245,11 @@ impl<C: CheckpointStrategy> FusedBlock for Autodiff<Flex, C> {
         ];
         let nodes = tracked.each_ref().map(|input| input.node());
         let inputs = tracked.map(|input| input.into_parts().0.to_contiguous());
-        let (out, saved) = run(&inputs, heads);
+        let shape = shape(&inputs, heads, queries);
+        let (out, saved) = run(&inputs, shape);
         match BlockBackward.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prepared) => {
-                let kept = Kept { inputs: Arc::new(inputs), saved: Arc::new(saved), heads };
+                let kept = Kept { inputs: Arc::new(inputs), saved: Arc::new(saved), shape };
                 prepared.finish(kept, out)
             }
             OpsKind::UnTracked(prepared) => prepared.finish(out),
