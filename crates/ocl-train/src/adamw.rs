@@ -12,6 +12,8 @@ use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::layer_decay::LayerDecay;
+
 /// Constants of AdamW (arXiv 1711.05101).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AdamWConfig {
@@ -36,6 +38,7 @@ struct Moments {
 #[derive(Clone, Debug)]
 pub struct AdamW {
     config: AdamWConfig,
+    layer_decay: Option<LayerDecay>,
     steps: u64,
     moments: BTreeMap<String, Moments>,
 }
@@ -52,7 +55,13 @@ pub struct AdamWState {
 impl AdamW {
     /// A fresh optimiser.
     pub fn new(config: AdamWConfig) -> Self {
-        Self { config, steps: 0, moments: BTreeMap::new() }
+        Self { config, layer_decay: None, steps: 0, moments: BTreeMap::new() }
+    }
+
+    /// The same optimiser with a rate of its own for each layer, told from the parameters' names.
+    #[must_use]
+    pub fn with_layer_decay(self, layers: LayerDecay) -> Self {
+        Self { layer_decay: Some(layers), ..self }
     }
 
     /// Moves every parameter that has a gradient:
@@ -85,7 +94,7 @@ impl AdamW {
         let moments = moments
             .map(|(name, (m, v))| (name, Moments { first: load(m), second: load(v) }))
             .collect();
-        Self { config, steps: state.steps, moments }
+        Self { config, layer_decay: None, steps: state.steps, moments }
     }
 
     /// One parameter's update; its moments move along.
@@ -102,7 +111,8 @@ impl AdamW {
             let zeros = || Tensor::zeros(p.dims(), &p.device());
             Moments { first: zeros(), second: zeros() }
         });
-        let factors = self.factors(lr, D >= 2);
+        let scale = self.layer_decay.map_or(1.0, |layers| layers.scale(&name));
+        let factors = self.factors(lr * scale, D >= 2);
         #[cfg(feature = "flex")]
         let (p, moments) = if is_on_host(&p) {
             move_on_host(&factors, p, g, old)
@@ -217,6 +227,27 @@ impl ModuleMapper for Update<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(Module, Debug)]
+    struct TwoLayers {
+        patch_embed: Param<Tensor<1>>,
+        head: Param<Tensor<1>>,
+    }
+
+    #[test]
+    fn a_lower_layer_moves_less() {
+        let device = Device::default().autodiff();
+        let config = AdamWConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.05 };
+        let zeros = || Param::from_tensor(Tensor::<1>::zeros([3], &device));
+        let mut module = TwoLayers { patch_embed: zeros(), head: zeros() };
+        let mut optimizer =
+            AdamW::new(config).with_layer_decay(LayerDecay { decay: 0.5, depth: 1 });
+        let loss = (module.patch_embed.val() + module.head.val()).sum();
+        module = optimizer.step(module, loss.backward(), 0.1);
+        let at = |p: &Param<Tensor<1>>| p.val().inner().into_data().try_to_vec::<f32>().unwrap()[0];
+        assert!((at(&module.head) + 0.1).abs() < 1e-6);
+        assert!((at(&module.patch_embed) + 0.1 * 0.25).abs() < 1e-6);
+    }
 
     #[test]
     fn one_pass_equals_the_plain_update() {
