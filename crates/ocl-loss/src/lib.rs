@@ -14,8 +14,12 @@
 //! # assert!(loss.into_scalar::<f32>() > 0.0);
 //! ```
 
+mod agreement;
 mod contrastive;
 mod similarity;
+mod tiles;
 
+pub use agreement::agreement;
 pub use contrastive::{chance_loss, contrastive_loss, symmetric_info_nce};
 pub use similarity::TspSimilarity;
+pub use tiles::{ContrastiveGradient, TILE, contrastive_gradient};

@@ -25,7 +25,7 @@ impl TspSimilarity {
     /// If the widths differ.
     pub fn logits(&self, view_1: Tensor<2>, view_2: Tensor<2>) -> Tensor<2> {
         assert_eq!(view_1.dims()[1], view_2.dims()[1], "both views need embeddings of one width");
-        let cosine = unit(view_1).matmul(unit(view_2).transpose()); // [N, M]
+        let cosine = unit(view_1).0.matmul(unit(view_2).0.transpose()); // [N, M]
         self.from_cosine(cosine)
     }
 
@@ -36,17 +36,25 @@ impl TspSimilarity {
         cosine.add_scalar(1.0).div(spread).mul_scalar(0.5 / self.temperature)
     }
 
+    /// The derivative of [`TspSimilarity::from_cosine`] by the cosine, shape kept:
+    /// `(1 + 2 kappa) / (2 temperature (1 + kappa - kappa c)^2)`.
+    pub(crate) fn slope(&self, cosine: Tensor<2>) -> Tensor<2> {
+        let spread = cosine.mul_scalar(-self.kappa).add_scalar(1.0 + self.kappa);
+        spread.square().recip().mul_scalar((1.0 + 2.0 * self.kappa) * 0.5 / self.temperature)
+    }
+
     /// The logit at one cosine: the scalar form of [`TspSimilarity::from_cosine`].
     pub fn at(&self, cosine: f64) -> f64 {
         0.5 * (1.0 + cosine) / (1.0 + (1.0 - cosine) * self.kappa) / self.temperature
     }
 }
 
-/// Rows of length 1, in f32 whatever the type of the embeddings.
-fn unit(rows: Tensor<2>) -> Tensor<2> {
+/// Rows of length 1 with the lengths they had, `[N, D]` and `[N, 1]`, in f32 whatever the type of the
+/// embeddings.
+pub(crate) fn unit(rows: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
     let rows = rows.cast(FloatDType::F32);
     let length = rows.clone().square().sum_dim(1).sqrt(); // [N, 1]
-    rows.div(length)
+    (rows.div(length.clone()), length)
 }
 
 #[cfg(test)]

@@ -12,6 +12,11 @@ use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "flex")]
+use crate::gradients::is_on_host;
+#[cfg(any(test, feature = "flex"))]
+use crate::gradients::{BAND, band_squares};
+use crate::gradients::{NamedGradients, squares};
 use crate::layer_decay::LayerDecay;
 
 /// Constants of AdamW (arXiv 1711.05101).
@@ -39,6 +44,7 @@ struct Moments {
 pub struct AdamW {
     config: AdamWConfig,
     layer_decay: Option<LayerDecay>,
+    clip_norm: Option<f64>,
     steps: u64,
     moments: BTreeMap<String, Moments>,
 }
@@ -55,7 +61,7 @@ pub struct AdamWState {
 impl AdamW {
     /// A fresh optimiser.
     pub fn new(config: AdamWConfig) -> Self {
-        Self { config, layer_decay: None, steps: 0, moments: BTreeMap::new() }
+        Self { config, layer_decay: None, clip_norm: None, steps: 0, moments: BTreeMap::new() }
     }
 
     /// The same optimiser with a rate of its own for each layer, told from the parameters' names.
@@ -64,14 +70,43 @@ impl AdamW {
         Self { layer_decay: Some(layers), ..self }
     }
 
+    /// The same optimiser, which scales the gradients of a step down to this global norm where they exceed it.
+    #[must_use]
+    pub fn with_clip_norm(self, norm: f64) -> Self {
+        Self { clip_norm: Some(norm), ..self }
+    }
+
     /// Moves every parameter that has a gradient:
     /// `p <- p (1 - lr wd) - lr m' / (sqrt(v') + eps)`, `m'` and `v'` bias-corrected.
     ///
     /// Parameters of two or more dimensions decay. The class token `[1, 1, D]` is one of them, as in the
     /// authors' program.
     pub fn step<M: Module>(&mut self, module: M, gradients: Gradients, lr: f64) -> M {
+        let gradients = NamedGradients::take(&module, gradients);
+        self.step_named(module, gradients, lr).0
+    }
+
+    /// [`AdamW::step`] with gradients that may be sums. The second value is the norm of all gradients
+    /// together before clipping, `[1]`; it is not read from the device.
+    pub fn step_named<M: Module>(
+        &mut self,
+        module: M,
+        gradients: NamedGradients,
+        lr: f64,
+    ) -> (M, Tensor<1>) {
         self.steps += 1;
-        module.map(&mut Update { optimizer: self, gradients, lr, path: vec![] })
+        let clip = self.clip_norm.map(|most| {
+            let norm = gradients.norm();
+            let factor = norm.clone().add_scalar(1e-6).recip().mul_scalar(most).clamp_max(1.0);
+            (norm, factor)
+        });
+        let factor = clip.as_ref().map(|(_, factor)| factor.clone());
+        let mut update =
+            Update { optimizer: self, gradients, factor, lr, path: vec![], squares: vec![] };
+        let module = module.map(&mut update);
+        let squares = update.squares;
+        let norm = clip.map_or_else(|| Tensor::cat(squares, 0).sum().sqrt(), |(norm, _)| norm);
+        (module, norm)
     }
 
     /// Copies the state to the host.
@@ -94,35 +129,34 @@ impl AdamW {
         let moments = moments
             .map(|(name, (m, v))| (name, Moments { first: load(m), second: load(v) }))
             .collect();
-        Self { config, layer_decay: None, steps: state.steps, moments }
+        Self { config, layer_decay: None, clip_norm: None, steps: state.steps, moments }
     }
 
-    /// One parameter's update; its moments move along.
-    fn update<const D: usize>(
+    /// One parameter's update, flat; its moments move along. The second value is the gradient's sum of
+    /// squares.
+    fn update(
         &mut self,
         name: String,
-        p: Tensor<D>,
-        g: Tensor<D>,
-        lr: f64,
-    ) -> Tensor<D> {
-        let shape = p.dims();
-        let (p, g) = (p.flatten::<1>(0, D - 1), g.flatten::<1>(0, D - 1));
+        p: Tensor<1>,
+        g: Tensor<1>,
+        (lr, decays): (f64, bool),
+    ) -> (Tensor<1>, Tensor<1>) {
         let old = self.moments.remove(&name).unwrap_or_else(|| {
             let zeros = || Tensor::zeros(p.dims(), &p.device());
             Moments { first: zeros(), second: zeros() }
         });
         let scale = self.layer_decay.map_or(1.0, |layers| layers.scale(&name));
-        let factors = self.factors(lr * scale, D >= 2);
+        let factors = self.factors(lr * scale, decays);
         #[cfg(feature = "flex")]
-        let (p, moments) = if is_on_host(&p) {
+        let (p, moments, squares) = if is_on_host(&p) {
             move_on_host(&factors, p, g, old)
         } else {
             move_plain(&factors, p, g, old)
         };
         #[cfg(not(feature = "flex"))]
-        let (p, moments) = move_plain(&factors, p, g, old);
+        let (p, moments, squares) = move_plain(&factors, p, g, old);
         self.moments.insert(name, moments);
-        p.reshape(shape)
+        (p, squares)
     }
 
     fn factors(&self, lr: f64, decays: bool) -> Factors {
@@ -152,31 +186,36 @@ struct Factors {
     correct: f64,
 }
 
+/// The parameter, its moments, and the sum of its gradient's squares, `[1]`.
+type Moved = (Tensor<1>, Moments, Tensor<1>);
+
 /// The update as tensor operations, on any backend: the definition.
-fn move_plain(f: &Factors, p: Tensor<1>, g: Tensor<1>, old: Moments) -> (Tensor<1>, Moments) {
+fn move_plain(f: &Factors, p: Tensor<1>, g: Tensor<1>, old: Moments) -> Moved {
+    let squares = squares(g.clone());
     let first = old.first.mul_scalar(f.beta1) + g.clone().mul_scalar(1.0 - f.beta1);
     let second = old.second.mul_scalar(f.beta2) + g.square().mul_scalar(1.0 - f.beta2);
     let denominator = second.clone().sqrt().mul_scalar(f.correct).add_scalar(f.eps);
     let moved = first.clone().div(denominator).mul_scalar(f.length);
-    (p.mul_scalar(f.remain).sub(moved), Moments { first, second })
+    (p.mul_scalar(f.remain).sub(moved), Moments { first, second }, squares)
 }
 
 /// The same in one pass over memory, in place, for tensors that lie in the host's memory.
 #[cfg(any(test, feature = "flex"))]
-fn move_on_host(f: &Factors, p: Tensor<1>, g: Tensor<1>, old: Moments) -> (Tensor<1>, Moments) {
-    /// Values that a thread takes at a time.
-    const BAND: usize = 1 << 15;
+fn move_on_host(f: &Factors, p: Tensor<1>, g: Tensor<1>, old: Moments) -> Moved {
     let [beta1, beta2, eps] = [f.beta1, f.beta2, f.eps].map(|v| v as f32);
     let [new1, new2] = [1.0 - f.beta1, 1.0 - f.beta2].map(|v| v as f32);
     let [remain, length, correct] = [f.remain, f.length, f.correct].map(|v| v as f32);
     let device = p.device();
     let host = |t: Tensor<1>| t.into_data().try_into_vec::<f32>().expect("parameters are f32");
     let (mut p, g, mut m, mut v) = (host(p), host(g), host(old.first), host(old.second));
-    p.par_chunks_mut(BAND)
+    let squares: Vec<f64> = p
+        .par_chunks_mut(BAND)
         .zip(g.par_chunks(BAND))
         .zip(m.par_chunks_mut(BAND))
         .zip(v.par_chunks_mut(BAND))
-        .for_each(|(((p, g), m), v)| {
+        .map(|(((p, g), m), v)| {
+            // First of all, so that the pass below finds the band in the cache.
+            let squares = band_squares(g);
             pulp::Arch::new().dispatch(|| {
                 for (((p, g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
                     *m = *m * beta1 + *g * new1;
@@ -184,25 +223,25 @@ fn move_on_host(f: &Factors, p: Tensor<1>, g: Tensor<1>, old: Moments) -> (Tenso
                     *p = *p * remain - *m / (v.sqrt() * correct + eps) * length;
                 }
             });
-        });
+            squares
+        })
+        .collect();
+    let squares = Tensor::from_data([squares.iter().sum::<f64>() as f32], &device);
     let back = |values: Vec<f32>| {
         let len = values.len();
         Tensor::from_data(TensorData::new(values, [len]), &device)
     };
-    (back(p), Moments { first: back(m), second: back(v) })
-}
-
-#[cfg(feature = "flex")]
-fn is_on_host(tensor: &Tensor<1>) -> bool {
-    use burn::backend::DispatchDevice;
-    matches!(tensor.device().without_autodiff().as_dispatch(), DispatchDevice::Flex(_))
+    (back(p), Moments { first: back(m), second: back(v) }, squares)
 }
 
 struct Update<'a> {
     optimizer: &'a mut AdamW,
-    gradients: Gradients,
+    gradients: NamedGradients,
+    /// What clipping leaves of the gradients, `[1]`.
+    factor: Option<Tensor<1>>,
     lr: f64,
     path: Vec<String>,
+    squares: Vec<Tensor<1>>,
 }
 
 impl ModuleMapper for Update<'_> {
@@ -214,12 +253,20 @@ impl ModuleMapper for Update<'_> {
     }
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let name = self.path.join(".");
-        param.map(|tensor| match tensor.grad_remove(&mut self.gradients) {
-            Some(gradient) => {
-                let plain = self.optimizer.update(name, tensor.inner(), gradient, self.lr);
-                Tensor::from_inner(plain).require_grad()
-            }
-            None => tensor,
+        let Some(gradient) = self.gradients.remove(&name) else { return param };
+        let gradient = match &self.factor {
+            Some(factor) => gradient * factor.clone(),
+            None => gradient,
+        };
+        param.map(|tensor| {
+            let tracked = tensor.is_require_grad();
+            let shape = tensor.dims();
+            let plain = tensor.inner().flatten::<1>(0, D - 1);
+            let kind = (self.lr, D >= 2);
+            let (moved, squares) = self.optimizer.update(name, plain, gradient, kind);
+            self.squares.push(squares);
+            let moved = Tensor::from_inner(moved.reshape(shape));
+            if tracked { moved.require_grad() } else { moved }
         })
     }
 }
@@ -261,8 +308,9 @@ mod tests {
         let old = || Moments { first: wave(1.0), second: wave(2.0).square() };
         for decays in [true, false] {
             let factors = optimizer.factors(0.1, decays);
-            let (a, m) = move_plain(&factors, wave(0.0), wave(3.0), old());
-            let (b, n) = move_on_host(&factors, wave(0.0), wave(3.0), old());
+            let (a, m, s) = move_plain(&factors, wave(0.0), wave(3.0), old());
+            let (b, n, t) = move_on_host(&factors, wave(0.0), wave(3.0), old());
+            assert!(((s - t.clone()) / t).abs().into_scalar::<f32>() < 1e-5);
             for (a, b) in [(a, b), (m.first, n.first), (m.second, n.second)] {
                 let worst: f32 = (a - b).abs().max().into_scalar();
                 assert!(worst < 1e-6, "differs by {worst}");

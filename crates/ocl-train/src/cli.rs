@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use ocl_data::SourceKind;
 
 use crate::backend::Backend;
+use crate::batching::Chunk;
 
 /// Pre-trains a Vision Transformer on images without labels.
 #[derive(Debug, Parser)]
@@ -46,9 +47,12 @@ pub struct PretrainArgs {
     /// Same as --set train.epochs=N
     #[arg(long)]
     pub epochs: Option<u64>,
-    /// Same as --set train.batch=N
+    /// Images contrasted with one another; same as --set batch.size=N
     #[arg(long)]
     pub batch: Option<usize>,
+    /// Images in memory at once, or `auto`: as many as fit. On the CPU it changes no result
+    #[arg(long, value_name = "N|auto")]
+    pub chunk: Option<Chunk>,
     /// Same as --set train.seed=N
     #[arg(long)]
     pub seed: Option<u64>,
@@ -88,7 +92,8 @@ impl PretrainArgs {
         let kind = kind.or_else(|| self.data.as_ref().map(|_| "auto".to_owned()));
         add("data.kind", kind);
         add("train.epochs", self.epochs.map(|v| v.to_string()));
-        add("train.batch", self.batch.map(|v| v.to_string()));
+        add("batch.size", self.batch.map(|v| v.to_string()));
+        add("batch.chunk", self.chunk.map(|v| v.to_string()));
         add("train.seed", self.seed.map(|v| v.to_string()));
         add("data.workers", self.workers.map(|v| v.to_string()));
         all

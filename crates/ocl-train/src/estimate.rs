@@ -30,23 +30,20 @@ fn kept_values(mlp_ratio: usize) -> usize {
     14 + 2 * mlp_ratio
 }
 
+/// Batches in memory: two that the loader makes ahead, the one it puts together, the one being learnt from.
+const BATCHES: usize = 4;
+
 impl Estimate {
     /// Counts what can be counted without running anything.
     pub fn count(plan: &Plan) -> Self {
         let model = &plan.model;
         let (sequences, tokens) = plan.method.sequences(model.patches());
         let kept = View::Train(plan.view()).kept();
-        let rows = plan.batch * sequences * tokens;
-        let per_block = rows * model.width * kept_values(model.mlp_ratio)
-            + 2 * plan.batch * sequences * model.heads * tokens * tokens;
-        let activations = model.depth * per_block + 3 * plan.batch * plan.batch;
-        let batch = 2 * plan.batch * kept * model.patch_len();
-        let values = 4 * model.parameters() + activations + batch;
         Self {
             parameters: model.parameters(),
             kept,
             macs_per_image: 3 * sequences as u64 * model.forward_macs(tokens),
-            peak_bytes: 4 * values as u64,
+            peak_bytes: peak_bytes(plan, plan.chunk),
             step_secs: None,
         }
     }
@@ -56,7 +53,7 @@ impl Estimate {
     /// # Errors
     /// When the encoder cannot exist.
     pub fn with_time(mut self, plan: &Plan, device: &Device) -> Result<Self, PlanError> {
-        let images = plan.batch.min(16);
+        let images = plan.grain.min(plan.batch).min(64);
         let mut trainer =
             Trainer::new(&plan.model, &plan.method, plan.adamw, plan.seed, device).map_err(
                 |error| PlanError::Value { key: "model".into(), problem: error.to_string() },
@@ -69,9 +66,29 @@ impl Estimate {
             let _: f32 = loss.into_scalar();
             best = best.min(start.elapsed().as_secs_f64());
         }
-        self.step_secs = Some(best * plan.batch as f64 / images as f64);
+        // Images before the last chunk are encoded twice; forward is a third of a step.
+        let twice = (plan.batch - plan.chunk.min(plan.batch)) as f64 / 3.0;
+        self.step_secs = Some(best * (plan.batch as f64 + twice) / images as f64);
         Ok(self)
     }
+}
+
+/// Peak memory of a step in bytes when `chunk` images are in memory at once: parameters, gradients (and
+/// their sum, when there are several grains) and moments, activations of the chunk, embeddings, similarities,
+/// and the batches that the loader holds.
+pub(crate) fn peak_bytes(plan: &Plan, chunk: usize) -> u64 {
+    let model = &plan.model;
+    let (sequences, tokens) = plan.method.sequences(model.patches());
+    let kept = View::Train(plan.view()).kept();
+    let per_block = sequences * tokens * model.width * kept_values(model.mlp_ratio)
+        + 2 * sequences * model.heads * tokens * tokens;
+    let activations = chunk * model.depth * per_block;
+    let copies = if plan.grain < plan.batch { 5 } else { 4 };
+    let embeddings = 8 * plan.batch * sequences * model.width;
+    let similarities = 6 * (plan.batch * plan.batch).min(ocl_loss::TILE);
+    let batches = BATCHES * plan.batch * kept * model.patch_len();
+    let values = copies * model.parameters() + activations + embeddings + similarities + batches;
+    4 * values as u64
 }
 
 /// A batch of the plan's shape with made-up pixels.

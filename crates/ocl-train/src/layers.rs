@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::recipe::Recipe;
 
 /// Every key of a recipe, for suggestions and for refusing the rest.
-const KEYS: [&str; 37] = [
+const KEYS: [&str; 40] = [
     "data.path",
     "data.kind",
     "data.image_px",
@@ -38,7 +38,9 @@ const KEYS: [&str; 37] = [
     "optim.beta2",
     "optim.eps",
     "train.epochs",
-    "train.batch",
+    "batch.size",
+    "batch.chunk",
+    "batch.grain",
     "train.seed",
     "train.checkpoint_every_epochs",
     "train.keep_checkpoints",
@@ -47,7 +49,11 @@ const KEYS: [&str; 37] = [
     "model",
     "method",
     "optim",
+    "batch",
 ];
+
+/// Keys of before, which are still understood: the old name and today's.
+const RENAMED: [(&str, &str); 1] = [("train.batch", "batch.size")];
 
 /// Recipes that come with the program, by name.
 const BUILT_IN: [(&str, &str); 7] = [
@@ -133,17 +139,23 @@ impl Recipe {
         let mut keys = vec![];
         flatten("", &written.cache, &mut keys);
         for key in &keys {
-            known(key, &origin)?;
+            let today = today(key);
+            known(today, &origin)?;
+            if let Some(value) = written.get(key).ok().filter(|_| today != key) {
+                builder = builder.set_default::<_, config::Value>(today, value).map_err(content)?;
+            }
         }
         for (variable, key, value) in environment {
-            known(&key, &format!("environment variable {variable}"))?;
+            let key = today(&key);
+            known(key, &format!("environment variable {variable}"))?;
             builder = builder.set_override(key, parse(&value)).map_err(content)?;
         }
         for pair in overrides {
             let (key, value) =
                 pair.split_once('=').ok_or_else(|| RecipeError::Override(pair.clone()))?;
-            known(key.trim(), "--set")?;
-            builder = builder.set_override(key.trim(), parse(value.trim())).map_err(content)?;
+            let key = today(key.trim());
+            known(key, "--set")?;
+            builder = builder.set_override(key, parse(value.trim())).map_err(content)?;
         }
         builder.build().and_then(config::Config::try_deserialize).map_err(content)
     }
@@ -176,6 +188,11 @@ fn flatten(prefix: &str, value: &config::Value, keys: &mut Vec<String>) {
         }
         _ => keys.push(prefix.to_owned()),
     }
+}
+
+/// Today's name of a key.
+fn today(key: &str) -> &str {
+    RENAMED.iter().find(|(old, _)| *old == key).map_or(key, |(_, new)| new)
 }
 
 fn known(key: &str, origin: &str) -> Result<(), RecipeError> {
@@ -214,6 +231,7 @@ fn parse(text: &str) -> config::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batching::Chunk;
     use crate::recipe::ModelRecipe;
 
     fn set(pairs: &[&str]) -> Result<Recipe, RecipeError> {
@@ -232,6 +250,8 @@ mod tests {
     #[test]
     fn the_list_of_keys_is_complete() {
         let mut recipe = set(&[]).unwrap();
+        recipe.batch.chunk = Some(Chunk::Auto);
+        recipe.batch.grain = Some(1);
         recipe.model = ModelRecipe {
             size: Some("tiny".to_owned()),
             patch_px: 4,
@@ -262,6 +282,26 @@ mod tests {
         let list = set(&["data.crop_scale=[0.2, 1.0]", "data.path=/some/where"]).unwrap();
         assert_eq!(list.data.crop_scale, [0.2, 1.0]);
         assert_eq!(list.data.path, "/some/where");
+    }
+
+    #[test]
+    fn the_batch_may_be_written_as_before() {
+        let text = Recipe::built_in()[0].1.replace("[batch]\nsize = 256\n", "");
+        let text = text.replace("epochs = 20", "epochs = 20\nbatch = 96");
+        assert!(text.contains("batch = 96") && !text.contains("[batch]"), "{text}");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("old.toml");
+        std::fs::write(&path, text).unwrap();
+        let read = |pairs: &[String]| {
+            Recipe::layered(path.to_str().unwrap(), vec![], pairs).unwrap().batch.size
+        };
+        assert_eq!(read(&[]), 96);
+        assert_eq!(read(&["batch.size=32".to_owned()]), 32);
+        assert_eq!(set(&["train.batch=12"]).unwrap().batch.size, 12);
+        let auto = set(&["batch.chunk=auto"]).unwrap().batch.chunk;
+        assert_eq!(auto, Some(Chunk::Auto));
+        assert_eq!(set(&["batch.chunk=8"]).unwrap().batch.chunk, Some(Chunk::Images(8)));
+        assert!(set(&["batch.chunk=most"]).is_err());
     }
 
     #[test]

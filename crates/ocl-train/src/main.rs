@@ -10,7 +10,9 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use ocl_data::{Source, SourceKind, Split};
 use ocl_train::cli::{Cli, Command, PretrainArgs};
-use ocl_train::{Estimate, Plan, Progress, Recipe, Start, keep_freed_memory, pretrain, summary};
+use ocl_train::{
+    Chunk, Estimate, Plan, Progress, Recipe, Start, keep_freed_memory, pretrain, summary,
+};
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
@@ -109,7 +111,8 @@ fn fresh(args: &PretrainArgs) -> Result<(Plan, Arc<Source>, Start)> {
     };
     let recipe = Recipe::load(&name, &args.all_overrides())?;
     let source = Source::open(&recipe.data.path, recipe.data.kind, Split::Train)?;
-    let plan = Plan::resolve(&name, &recipe, &source)?;
+    let mut plan = Plan::resolve(&name, &recipe, &source)?;
+    plan.set_chunk(recipe.batch.chunk.unwrap_or(Chunk::Auto), args.backend);
     Ok((plan, Arc::new(source), Start::Fresh))
 }
 
@@ -135,6 +138,9 @@ fn resumed(run: &Path, args: &PretrainArgs) -> Result<(Plan, Arc<Source>, Start)
     }
     if let Some(workers) = args.workers {
         plan.data.workers = workers.max(1);
+    }
+    if let Some(chunk) = args.chunk {
+        plan.set_chunk(chunk, args.backend);
     }
     let source = Source::open(&plan.data.path, plan.data.kind, Split::Train)?;
     if source.len() != plan.data.images {

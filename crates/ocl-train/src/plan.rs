@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::adamw::AdamWConfig;
+use crate::backend::Backend;
+use crate::batching::{Chunk, grain};
 use crate::methods::Method;
 use crate::recipe::Recipe;
 use crate::schedule::WarmupCosine;
@@ -25,6 +27,12 @@ pub struct Plan {
     pub epochs: u64,
     /// Images contrasted with one another in a step.
     pub batch: usize,
+    /// Images whose intermediate values are in memory at once. The result does not depend on it.
+    #[serde(default)]
+    pub chunk: usize,
+    /// Images that are encoded together, and whose gradients are summed together.
+    #[serde(default)]
+    pub grain: usize,
     /// Steps of an epoch; the last partial batch is dropped.
     pub steps_per_epoch: u64,
     /// Steps of the run.
@@ -109,7 +117,7 @@ impl Plan {
     /// # Errors
     /// [`PlanError::Value`] naming the first key that cannot work.
     pub fn resolve(name: &str, recipe: &Recipe, source: &Source) -> Result<Self, PlanError> {
-        let Recipe { data, method, optim, train, .. } = recipe;
+        let Recipe { data, method, optim, batch, train, .. } = recipe;
         let model = model(recipe)?;
         check(recipe, &model, source.len())?;
         let workers = match data.workers {
@@ -118,14 +126,19 @@ impl Plan {
             }
             workers => workers,
         };
-        let steps_per_epoch = (source.len() / train.batch) as u64;
+        let steps_per_epoch = (source.len() / batch.size) as u64;
+        let chunk = batch.chunk.unwrap_or(Chunk::Auto);
+        let (sequences, tokens) = method.sequences(model.patches());
+        let grain = grain(batch.size, sequences * tokens, batch.grain, chunk);
         let every = train.checkpoint_every_epochs * steps_per_epoch as f64;
-        Ok(Self {
+        let mut plan = Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             recipe: name.to_owned(),
             seed: train.seed,
             epochs: train.epochs,
-            batch: train.batch,
+            batch: batch.size,
+            chunk: batch.size,
+            grain,
             steps_per_epoch,
             steps: steps_per_epoch * train.epochs,
             checkpoint_every_steps: (every.round() as u64).max(1),
@@ -152,12 +165,14 @@ impl Plan {
                 weight_decay: optim.weight_decay,
             },
             schedule: WarmupCosine {
-                lr: optim.base_lr * train.batch as f64 / 256.0,
+                lr: optim.base_lr * batch.size as f64 / 256.0,
                 min_lr: optim.min_lr,
                 warmup_epochs: optim.warmup_epochs,
                 epochs: train.epochs as f64,
             },
-        })
+        };
+        plan.set_chunk(chunk, Backend::Flex);
+        Ok(plan)
     }
 
     /// Reads `plan.toml` of a run folder.
@@ -168,7 +183,13 @@ impl Plan {
         let path = run.join("plan.toml");
         let text = std::fs::read_to_string(&path)
             .map_err(|source| PlanError::Read { folder: run.to_owned(), source })?;
-        toml::from_str(&text).map_err(|source| PlanError::Parse { path, source })
+        let mut plan: Self =
+            toml::from_str(&text).map_err(|source| PlanError::Parse { path, source })?;
+        if plan.grain == 0 {
+            // A plan of before there were chunks: batches were taken whole.
+            (plan.chunk, plan.grain) = (plan.batch, plan.batch);
+        }
+        Ok(plan)
     }
 
     /// The plan as TOML.
@@ -235,13 +256,13 @@ fn model(recipe: &Recipe) -> Result<VitConfig, PlanError> {
 
 /// The first value of a recipe that cannot work.
 fn check(recipe: &Recipe, model: &VitConfig, images: usize) -> Result<(), PlanError> {
-    let Recipe { data, method, optim, train, .. } = recipe;
+    let Recipe { data, method, optim, batch, train, .. } = recipe;
     let range = |low_high: [f64; 2], top: f64| {
         let [low, high] = low_high;
         low > 0.0 && low <= high && high <= top
     };
     let positive = |value: f64| value > 0.0 && value.is_finite();
-    let checks: [(&str, bool, String); 14] = [
+    let checks: [(&str, bool, String); 15] = [
         ("data.crop_scale", range(data.crop_scale, 1.0), "needs 0 < low <= high <= 1".into()),
         ("data.crop_ratio", range(data.crop_ratio, f64::MAX), "needs 0 < low <= high".into()),
         ("data.flip", (0.0..=1.0).contains(&data.flip), "is a probability, 0..1".into()),
@@ -252,12 +273,13 @@ fn check(recipe: &Recipe, model: &VitConfig, images: usize) -> Result<(), PlanEr
             (0.0..=1.0).contains(&data.max_bad_share),
             "is a share, 0..1".into(),
         ),
-        ("train.batch", train.batch >= 2, "contrasting needs at least 2 images".into()),
+        ("batch.size", batch.size >= 2, "contrasting needs at least 2 images".into()),
         (
-            "train.batch",
-            train.batch <= images,
-            format!("{} is more than the {images} images there are", train.batch),
+            "batch.size",
+            batch.size <= images,
+            format!("{} is more than the {images} images there are", batch.size),
         ),
+        ("batch.grain", batch.grain != Some(0), "is at least 1 image".into()),
         ("train.epochs", train.epochs >= 1, "is at least 1".into()),
         ("train.keep_checkpoints", train.keep_checkpoints >= 1, "is at least 1".into()),
         (
@@ -307,7 +329,7 @@ mod tests {
 
     #[test]
     fn a_plan_is_absolute_and_survives_its_file() {
-        let plan = resolve(&["train.batch=512", "optim.base_lr=1e-3", "train.epochs=10"]).unwrap();
+        let plan = resolve(&["batch.size=512", "optim.base_lr=1e-3", "train.epochs=10"]).unwrap();
         assert_eq!(plan.schedule.lr, 2e-3);
         assert_eq!(plan.steps_per_epoch, 8000 / 512);
         assert_eq!(plan.steps, 150);
@@ -319,8 +341,8 @@ mod tests {
     #[test]
     fn impossible_values_are_named() {
         for (pair, key) in [
-            ("train.batch=1", "train.batch"),
-            ("train.batch=8001", "train.batch"),
+            ("batch.size=1", "batch.size"),
+            ("train.batch=8001", "batch.size"),
             ("method.mask_ratio=1.0", "method.mask_ratio"),
             ("method.temperature=0", "method.temperature"),
             ("data.crop_scale=[0.5, 0.2]", "data.crop_scale"),

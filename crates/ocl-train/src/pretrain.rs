@@ -143,7 +143,7 @@ fn begin(
             Ok((found, passed_over)) => {
                 observe(Event::Started { step: found.step, passed_over: &passed_over });
                 let trainer = Trainer::with(found.vit, &plan.method, found.optimizer);
-                return Ok((trainer, found.step));
+                return Ok((trainer.with_split(plan.split()), found.step));
             }
             // Stopped before its first checkpoint: the plan alone says how to begin.
             Err(CheckpointError::None { .. }) => {}
@@ -152,7 +152,7 @@ fn begin(
     }
     observe(Event::Started { step: 0, passed_over: &[] });
     let trainer = Trainer::new(&plan.model, &plan.method, plan.adamw, plan.seed, device)?;
-    Ok((trainer, 0))
+    Ok((trainer.with_split(plan.split()), 0))
 }
 
 fn loader_config(plan: &Plan, run: &Path, step: u64) -> LoaderConfig {

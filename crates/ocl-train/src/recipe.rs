@@ -4,6 +4,7 @@
 use ocl_data::SourceKind;
 use serde::{Deserialize, Serialize};
 
+use crate::batching::Chunk;
 use crate::methods::Method;
 
 /// A recipe as written. `file < OCL__SECTION__KEY environment < --set section.key=value`.
@@ -17,7 +18,9 @@ pub struct Recipe {
     pub method: Method,
     /// The optimiser and its schedule.
     pub optim: OptimRecipe,
-    /// Length, batch, seed, checkpoints.
+    /// What is contrasted, and what is in memory.
+    pub batch: BatchRecipe,
+    /// Length, seed, checkpoints.
     pub train: TrainRecipe,
 }
 
@@ -89,13 +92,26 @@ pub struct OptimRecipe {
     pub eps: f64,
 }
 
+/// `[batch]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BatchRecipe {
+    /// Images contrasted with one another in a step.
+    pub size: usize,
+    /// Images whose intermediate values are in memory at once; the others are encoded twice. As many as fit
+    /// when absent. On the CPU it changes no result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunk: Option<Chunk>,
+    /// Images that are encoded together, and whose gradients are summed together; the least chunk of a run.
+    /// As many as keep the threads busy when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grain: Option<usize>,
+}
+
 /// `[train]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainRecipe {
     /// Passes over the data.
     pub epochs: u64,
-    /// Images contrasted with one another in a step.
-    pub batch: usize,
     /// Decides parameters, order, crops and masks.
     pub seed: u64,
     /// A checkpoint every so many epochs (and at the end, and when interrupted).

@@ -35,10 +35,11 @@ pub fn summary(plan: &Plan, source: &Source, estimate: &Estimate, backend: Backe
     line(
         "training",
         format!(
-            "{} epochs of {} steps, batch {}, lr {:.2e} after {} epochs of warm-up, seed {}",
+            "{} epochs of {} steps, batch {}{}, lr {:.2e} after {} epochs of warm-up, seed {}",
             plan.epochs,
             plan.steps_per_epoch,
             plan.batch,
+            chunks(plan),
             plan.schedule.lr,
             plan.schedule.warmup_epochs,
             plan.seed
@@ -52,6 +53,15 @@ pub fn summary(plan: &Plan, source: &Source, estimate: &Estimate, backend: Backe
             bytes(estimate.peak_bytes)
         ),
     );
+    if let Some(fits) = plan.largest_fitting(backend, plan.grain) {
+        line(
+            "memory",
+            match fits >= plan.batch {
+                true => "the whole batch fits at once".to_owned(),
+                false => format!("chunks of {fits} images fit; the whole batch does not"),
+            },
+        );
+    }
     if let Some(step_secs) = estimate.step_secs {
         let images = plan.batch as f64 / step_secs;
         let whole = duration(step_secs * plan.steps as f64);
@@ -60,6 +70,11 @@ pub fn summary(plan: &Plan, source: &Source, estimate: &Estimate, backend: Backe
     let chance = plan.method.chance_loss(plan.batch);
     line("chance", format!("a loss of {chance:.3} is what an encoder that learnt nothing scores"));
     text
+}
+
+/// `` when a batch is taken whole, ` in chunks of 64` otherwise.
+fn chunks(plan: &Plan) -> String {
+    if plan.chunk >= plan.batch { String::new() } else { format!(" in chunks of {}", plan.chunk) }
 }
 
 fn method_line(method: &Method, kept: usize, patches: usize) -> String {

@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::tensor::Device;
 use ocl_data::{Source, SourceKind, Split};
-use ocl_train::{Event, Outcome, Plan, Recipe, Start, StepRecord, TrainError, pretrain};
+use ocl_train::{
+    Backend, Chunk, Event, Outcome, Plan, Recipe, Start, StepRecord, TrainError, pretrain,
+};
 
 /// 2 epochs of 20 steps.
 fn plan(workers: usize, extra: &[&str]) -> (Plan, Arc<Source>) {
@@ -22,7 +24,7 @@ fn plan(workers: usize, extra: &[&str]) -> (Plan, Arc<Source>) {
         "model.width=16",
         "model.depth=2",
         "model.heads=2",
-        "train.batch=400",
+        "batch.size=400",
         "train.epochs=2",
         "train.seed=3",
         "optim.warmup_epochs=0.2",
@@ -83,6 +85,25 @@ fn interrupted_and_resumed_is_the_unbroken_run_bit_for_bit() {
     run(plan(2, &[]), &broken, Start::Resume, None).unwrap();
     assert_eq!(losses(&broken), losses(&whole));
     assert_eq!(encoder(&broken), encoder(&whole));
+}
+
+#[test]
+fn another_chunk_size_goes_on_bit_for_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, chunked) = (folder.path().join("whole"), folder.path().join("chunked"));
+    // 400 images in grains of 96, the last of which has 16.
+    let grains = |chunk: &str| {
+        plan(1, &["batch.grain=96", "train.epochs=1", &format!("batch.chunk={chunk}")])
+    };
+    run(grains("auto"), &whole, Start::Fresh, None).unwrap();
+    run(grains("96"), &chunked, Start::Fresh, Some(6)).unwrap();
+    let mut resumed = grains("auto");
+    resumed.0.set_chunk(Chunk::Images(300), Backend::Flex);
+    assert_eq!(resumed.0.chunk, 288);
+    run(resumed, &chunked, Start::Resume, Some(13)).unwrap();
+    run(grains("1"), &chunked, Start::Resume, None).unwrap();
+    assert_eq!(losses(&chunked), losses(&whole));
+    assert_eq!(encoder(&chunked), encoder(&whole));
 }
 
 #[test]

@@ -9,6 +9,17 @@ use ocl_data::{Batch, Keep};
 use ocl_model::Vit;
 use serde::{Deserialize, Serialize};
 
+/// The loss of a batch, told from its embeddings, and where it wants them.
+#[derive(Clone, Debug)]
+pub struct Objective {
+    /// The loss, `[1]`.
+    pub loss: Tensor<1>,
+    /// Gradient of the loss at the embeddings, `[N, 2, D]`.
+    pub gradient: Tensor<3>,
+    /// Alignment, mean positive and mean negative cosine, `[3]`.
+    pub agreement: Tensor<1>,
+}
+
 /// A method with its constants, as a recipe writes it: `[method] name = "ocl"` and so on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "kebab-case")]
@@ -18,13 +29,35 @@ pub enum Method {
 }
 
 impl Method {
-    /// The loss of one batch, with a graph behind it when the encoder is on an autodiff device.
+    /// The loss of one batch, as the method defines it, with a graph behind it when the encoder is on an autodiff device.
     ///
     /// # Shapes
     /// Result `[1]`.
     pub fn loss(&self, vit: &Vit, batch: Batch) -> Tensor<1> {
         match self {
             Self::Ocl(ocl) => ocl.loss(vit, batch),
+        }
+    }
+
+    /// Embeddings of a batch's images, or of some of them; with a graph when the encoder is on an autodiff
+    /// device.
+    ///
+    /// # Shapes
+    /// Result `[N, 2, D]`.
+    pub fn embed(&self, vit: &Vit, batch: Batch) -> Tensor<3> {
+        match self {
+            Self::Ocl(_) => Ocl::embed(vit, batch),
+        }
+    }
+
+    /// The loss of the whole batch and its gradient, from embeddings without a graph. Equal to what
+    /// [`Method::loss`] and its backward pass give.
+    ///
+    /// # Shapes
+    /// `embeddings` `[N, 2, D]`.
+    pub fn objective(&self, embeddings: Tensor<3>) -> Objective {
+        match self {
+            Self::Ocl(ocl) => ocl.objective(embeddings),
         }
     }
 

@@ -2,9 +2,11 @@
 
 use burn::tensor::{Int, Tensor, TensorData};
 use ocl_data::{Batch, Keep, kept_patches};
-use ocl_loss::{TspSimilarity, contrastive_loss};
+use ocl_loss::{TspSimilarity, agreement, contrastive_gradient, contrastive_loss};
 use ocl_model::Vit;
 use serde::{Deserialize, Serialize};
+
+use super::Objective;
 
 /// Constants of OCL (arXiv 2411.09858, section 3).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,12 +29,25 @@ impl Ocl {
     }
 
     pub(crate) fn loss(&self, vit: &Vit, batch: Batch) -> Tensor<1> {
+        let [view_1, view_2] = views(Self::embed(vit, batch));
+        contrastive_loss(&self.similarity(), view_1, view_2)
+    }
+
+    pub(crate) fn embed(vit: &Vit, batch: Batch) -> Tensor<3> {
         let (patches, positions) = to_device(vit, batch);
-        let views = vit.views(patches, positions); // [N, 2, D]
-        let [n, _, d] = views.dims();
-        let view = |i: usize| views.clone().slice([0..n, i..i + 1]).reshape([n, d]); // [N, D]
-        let similarity = TspSimilarity { kappa: self.kappa, temperature: self.temperature };
-        contrastive_loss(&similarity, view(0), view(1))
+        vit.views(patches, positions) // [N, 2, D]
+    }
+
+    pub(crate) fn objective(&self, embeddings: Tensor<3>) -> Objective {
+        let [view_1, view_2] = views(embeddings);
+        let agreement = agreement(view_1.clone(), view_2.clone());
+        let found = contrastive_gradient(&self.similarity(), view_1, view_2);
+        let gradient = Tensor::stack(vec![found.view_1, found.view_2], 1); // [N, 2, D]
+        Objective { loss: found.loss, gradient, agreement }
+    }
+
+    fn similarity(&self) -> TspSimilarity {
+        TspSimilarity { kappa: self.kappa, temperature: self.temperature }
     }
 
     pub(crate) fn problem(&self, patches: usize) -> Option<(&'static str, String)> {
@@ -54,6 +69,12 @@ impl Ocl {
         }
         None
     }
+}
+
+/// `[N, 2, D]` to two times `[N, D]`.
+fn views(embeddings: Tensor<3>) -> [Tensor<2>; 2] {
+    let [n, _, d] = embeddings.dims();
+    [0, 1].map(|i| embeddings.clone().slice([0..n, i..i + 1]).reshape([n, d])) // [N, D]
 }
 
 /// Sends a batch to the encoder's device: patches `[N, K, P*P*3]` and positions `[N, K]`.

@@ -1,0 +1,194 @@
+//! How a batch is taken apart so that a step fits into memory.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::backend::Backend;
+use crate::estimate::peak_bytes;
+use crate::memory;
+use crate::plan::Plan;
+use crate::trainer::Split;
+
+/// Tokens of a grain for each thread: fewer make the packing of matrices felt on the CPU.
+const GRAIN_ROWS: usize = 704;
+
+/// What of the memory there is a step may take, by an estimate.
+const SHARE: f64 = 0.8;
+
+/// `batch.chunk`: the images whose intermediate values are in memory at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chunk {
+    /// As many as fit.
+    Auto,
+    /// So many, in whole grains, at least one.
+    Images(usize),
+}
+
+impl FromStr for Chunk {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(images) if images > 0 => Ok(Self::Images(images)),
+            Err(_) if text == "auto" => Ok(Self::Auto),
+            _ => Err(format!("`{text}` is neither a number of images nor `auto`")),
+        }
+    }
+}
+
+impl fmt::Display for Chunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Images(images) => write!(f, "{images}"),
+        }
+    }
+}
+
+impl Serialize for Chunk {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Images(images) => serializer.serialize_u64(*images as u64),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Chunk {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl Visitor<'_> for Read {
+            type Value = Chunk;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of images, or \"auto\"")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Chunk, E> {
+                text.parse().map_err(E::custom)
+            }
+            fn visit_u64<E: de::Error>(self, images: u64) -> Result<Chunk, E> {
+                self.visit_str(&images.to_string())
+            }
+            fn visit_i64<E: de::Error>(self, images: i64) -> Result<Chunk, E> {
+                self.visit_str(&images.to_string())
+            }
+        }
+        deserializer.deserialize_any(Read)
+    }
+}
+
+/// The grain of a new run: what a recipe asks for, or as many images as keep the threads busy; no more than
+/// the chunk, if that was asked for.
+pub(crate) fn grain(
+    batch: usize,
+    rows_per_image: usize,
+    asked: Option<usize>,
+    chunk: Chunk,
+) -> usize {
+    let busy = GRAIN_ROWS * rayon::current_num_threads();
+    let even = batch.div_ceil((batch * rows_per_image).div_ceil(busy).max(1));
+    let grain = asked.unwrap_or(even).clamp(1, batch);
+    match chunk {
+        Chunk::Images(images) if asked.is_none() => grain.min(images),
+        _ => grain,
+    }
+}
+
+impl Plan {
+    /// How a batch is taken apart.
+    pub fn split(&self) -> Split {
+        Split { grain: self.grain, chunk: self.chunk }
+    }
+
+    /// Sets the chunk: whole grains, as near to what is asked for as that allows, at least one.
+    ///
+    /// The grain stays, so that a run goes on bit for bit. A GPU has a sum of its own for every shape, and
+    /// likes large ones: there a grain is a chunk.
+    pub fn set_chunk(&mut self, asked: Chunk, backend: Backend) {
+        if backend != Backend::Flex {
+            self.grain = match asked {
+                Chunk::Auto => self.largest_fitting(backend, 1).unwrap_or(self.batch),
+                Chunk::Images(images) => images.min(self.batch),
+            };
+            self.chunk = self.grain;
+            return;
+        }
+        let images = match asked {
+            Chunk::Auto => self.largest_fitting(backend, self.grain).unwrap_or(self.batch),
+            Chunk::Images(images) => images,
+        };
+        self.chunk = match images {
+            all if all >= self.batch => self.batch,
+            some => (some / self.grain).max(1) * self.grain,
+        };
+    }
+
+    /// The most images, in whole grains, with which a step stays inside the memory there is now; the whole
+    /// batch if that fits, one grain if nothing does. None where the memory is not known.
+    pub fn largest_fitting(&self, backend: Backend, grain: usize) -> Option<usize> {
+        let room = (memory::available(backend)? as f64 * SHARE) as u64;
+        let fits = |chunk: usize| peak_bytes(self, chunk.min(self.batch)) <= room;
+        if fits(self.batch) {
+            return Some(self.batch);
+        }
+        let (mut low, mut high) = (1, self.batch.div_ceil(grain));
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            *(if fits(middle * grain) { &mut low } else { &mut high }) = middle;
+        }
+        Some(low * grain)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::Recipe;
+    use ocl_data::{Source, SourceKind, Split as Part};
+
+    fn plan(pairs: &[&str]) -> Plan {
+        let pairs: Vec<String> = pairs.iter().map(|pair| (*pair).to_owned()).collect();
+        let recipe = Recipe::load("embedded", &pairs).unwrap();
+        let source = Source::open("embedded", SourceKind::Auto, Part::Train).unwrap();
+        Plan::resolve("embedded", &recipe, &source).unwrap()
+    }
+
+    #[test]
+    fn chunks_are_whole_grains_and_grains_stay() {
+        let mut plan = plan(&["batch.size=1000", "batch.grain=64", "batch.chunk=200"]);
+        assert_eq!((plan.grain, plan.chunk), (64, 192));
+        for (asked, chunk) in [(64, 64), (1, 64), (999, 960), (1000, 1000), (5000, 1000)] {
+            plan.set_chunk(Chunk::Images(asked), Backend::Flex);
+            assert_eq!((plan.grain, plan.chunk), (64, chunk), "{asked}");
+        }
+        plan.set_chunk(Chunk::Images(200), Backend::Cuda);
+        assert_eq!((plan.grain, plan.chunk), (200, 200));
+    }
+
+    #[test]
+    fn a_chunk_may_be_smaller_than_what_keeps_threads_busy() {
+        let plan = plan(&["batch.size=512", "batch.chunk=8"]);
+        assert_eq!((plan.grain, plan.chunk), (8, 8));
+    }
+
+    #[test]
+    fn auto_takes_the_whole_batch_when_it_fits_and_less_when_not() {
+        let small = plan(&["batch.size=64", "batch.chunk=auto"]);
+        assert_eq!(small.chunk, 64);
+        let mut huge = plan(&["batch.size=8000", "model.width=4096", "model.heads=32"]);
+        huge.model.depth = 4096;
+        huge.set_chunk(Chunk::Auto, Backend::Flex);
+        assert!(huge.chunk < 8000 && huge.chunk.is_multiple_of(huge.grain), "{}", huge.chunk);
+    }
+
+    #[test]
+    fn words_are_read() {
+        assert_eq!("auto".parse(), Ok(Chunk::Auto));
+        assert_eq!("32".parse(), Ok(Chunk::Images(32)));
+        for wrong in ["0", "-1", "most"] {
+            assert!(wrong.parse::<Chunk>().is_err(), "{wrong}");
+        }
+    }
+}
