@@ -7,7 +7,7 @@ use crate::config::VitConfig;
 #[cfg(feature = "flex")]
 use crate::fused;
 use crate::init::Init;
-use crate::layers::{LayerNorm, Linear};
+use crate::layers::{LayerNorm, LayerScale, Linear};
 
 /// Multi-head self-attention with a bias on queries, keys and values.
 #[derive(Module, Debug)]
@@ -79,13 +79,15 @@ impl Mlp {
     }
 }
 
-/// `x + attn(norm1(x))`, then `x + mlp(norm2(x))`.
+/// `x + ls1(attn(norm1(x)))`, then `x + ls2(mlp(norm2(x)))`; without a layer scale, `ls` is the identity.
 #[derive(Module, Debug)]
 pub struct Block {
     norm1: LayerNorm,
     attn: Attention,
+    ls1: Option<LayerScale>,
     norm2: LayerNorm,
     mlp: Mlp,
+    ls2: Option<LayerScale>,
 }
 
 impl Block {
@@ -93,9 +95,23 @@ impl Block {
         Self {
             norm1: LayerNorm::new(config.width, init),
             attn: Attention::new(config, init),
+            ls1: None,
             norm2: LayerNorm::new(config.width, init),
             mlp: Mlp::new(config, init),
+            ls2: None,
         }
+    }
+
+    /// Gives both branches a layer scale of ones, for weights that have them.
+    pub(crate) fn with_layer_scale(mut self, width: usize, init: &Init<'_>) -> Self {
+        self.ls1 = Some(LayerScale::new(width, init));
+        self.ls2 = Some(LayerScale::new(width, init));
+        self
+    }
+
+    /// Whether the branches are scaled.
+    pub(crate) fn has_layer_scale(&self) -> bool {
+        self.ls1.is_some() || self.ls2.is_some()
     }
 
     /// Runs the block: on the CPU in one operation of its own, elsewhere as [`Block::forward_plain`].
@@ -127,7 +143,7 @@ impl Block {
 
     fn forward_queries(&self, x: Tensor<3>, queries: usize) -> Tensor<3> {
         #[cfg(feature = "flex")]
-        if fused::runs_on(&x.device()) {
+        if fused::runs_on(&x.device()) && !self.has_layer_scale() {
             return self.forward_queries_fused(x, queries);
         }
         self.forward_queries_plain(x, queries)
@@ -135,13 +151,18 @@ impl Block {
 
     fn forward_queries_plain(&self, x: Tensor<3>, queries: usize) -> Tensor<3> {
         let residual = x.clone().narrow(1, 0, queries); // [B, Q, D]
-        let x = residual + self.attn.forward_queries(self.norm1.forward(x), queries);
-        x.clone() + self.mlp.forward(self.norm2.forward(x))
+        let scaled = |branch, scale: &Option<LayerScale>| match scale {
+            Some(scale) => scale.forward(branch),
+            None => branch,
+        };
+        let attn = self.attn.forward_queries(self.norm1.forward(x), queries);
+        let x = residual + scaled(attn, &self.ls1);
+        x.clone() + scaled(self.mlp.forward(self.norm2.forward(x)), &self.ls2)
     }
 
     #[cfg(feature = "flex")]
     fn forward_queries_fused(&self, x: Tensor<3>, queries: usize) -> Tensor<3> {
-        let Self { norm1, attn, norm2, mlp } = self;
+        let Self { norm1, attn, norm2, mlp, .. } = self;
         let vectors = [
             &norm1.weight,
             &norm1.bias,

@@ -31,6 +31,9 @@ pub enum ConfigError {
     /// A dimension is zero.
     #[error("`{0}` of an encoder must be at least 1")]
     Zero(&'static str),
+    /// A dimension is beyond all sense; a damaged file may say so.
+    #[error("`{0}` of an encoder must be at most {LARGEST}")]
+    TooLarge(&'static str),
     /// The patches do not tile the image.
     #[error("patch_px {patch_px} does not divide image_px {image_px}")]
     Patch {
@@ -51,6 +54,9 @@ pub enum ConfigError {
     #[error("width {0} is not a multiple of 4, which 2-D sine-cosine positions need")]
     Width(usize),
 }
+
+/// Bound of each dimension, so that products of two fit.
+const LARGEST: usize = 1 << 20;
 
 /// Named sizes: `(name, width, depth, heads, patch_px at 224 px)`.
 ///
@@ -94,6 +100,9 @@ impl VitConfig {
         ];
         if let Some((name, _)) = named.iter().find(|(_, value)| *value == 0) {
             return Err(ConfigError::Zero(name));
+        }
+        if let Some((name, _)) = named.iter().find(|(_, value)| *value > LARGEST) {
+            return Err(ConfigError::TooLarge(name));
         }
         if !self.image_px.is_multiple_of(self.patch_px) {
             return Err(ConfigError::Patch { image_px: self.image_px, patch_px: self.patch_px });
@@ -169,6 +178,7 @@ mod tests {
             config.validate().unwrap_err()
         };
         assert_eq!(with(|c| c.depth = 0), ConfigError::Zero("depth"));
+        assert_eq!(with(|c| c.width = 1 << 40), ConfigError::TooLarge("width"));
         assert_eq!(with(|c| c.patch_px = 15), ConfigError::Patch { image_px: 224, patch_px: 15 });
         assert_eq!(with(|c| c.heads = 5), ConfigError::Heads { width: 192, heads: 5 });
         assert_eq!(with(|c| (c.width, c.heads) = (6, 3)), ConfigError::Width(6));

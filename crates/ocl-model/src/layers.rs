@@ -1,4 +1,4 @@
-//! The two layers with parameters. Their fields carry timm's names, so that a parameter's path in the
+//! The layers with parameters. Their fields carry timm's names, so that a parameter's path in the
 //! module is its name in a weights file.
 
 use burn::module::{Module, Param};
@@ -29,6 +29,28 @@ impl Linear {
     /// `[.., inputs]` to `[.., outputs]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         module::linear(x, self.weight.val(), Some(self.bias.val()))
+    }
+}
+
+/// `y = x * gamma`, a factor for each channel of a branch: "Going deeper with Image Transformers"
+/// (arXiv 2103.17239), section 2. Encoders from elsewhere may have it; ours have not.
+#[derive(Module, Debug)]
+pub struct LayerScale {
+    /// `[D]`.
+    pub gamma: Param<Tensor<1>>,
+}
+
+impl LayerScale {
+    pub(crate) fn new(width: usize, init: &Init<'_>) -> Self {
+        Self { gamma: Param::from_tensor(init.constant([width], 1.0)) }
+    }
+
+    /// Scales the last dimension.
+    ///
+    /// # Shapes
+    /// `[B, T, D]` to `[B, T, D]`.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        x * self.gamma.val().unsqueeze::<3>()
     }
 }
 

@@ -5,26 +5,34 @@
 //!
 //! Read in this order: [`VitConfig`] (the shape of an encoder), [`sincos_table`] (fixed positions),
 //! [`Vit`] (patches to tokens to features), [`load_weights`] and [`save_weights`] (safetensors with
-//! timm's names).
+//! timm's names), [`open_weights`] and [`export_folder`] (weights of other programs, and for them).
 
 mod block;
 mod config;
+mod file;
+mod foreign;
 #[cfg(feature = "flex")]
 mod fused;
+mod hub;
 mod init;
 mod layers;
 mod layout;
+mod parts;
 mod positions;
+mod resample;
 mod vit;
 mod weights;
 
 pub use block::{Attention, Block, Mlp};
 pub use config::{ConfigError, ENCODER_SIZES, VitConfig};
-pub use layers::{LayerNorm, Linear};
+pub use file::{CONFIG_KEY, load_weights, save_weights, state_bytes, weights_from};
+pub use foreign::{
+    ArchiveError, ForeignError, OpenOptions, OpenedWeights, PickleError, ShapeError, TorchError,
+    open_weights,
+};
+pub use hub::{Preprocessing, export_folder};
+pub use layers::{LayerNorm, LayerScale, Linear};
 pub use layout::HostTensor;
 pub use positions::sincos_table;
-pub use vit::{PatchEmbed, Vit};
-pub use weights::{
-    CONFIG_KEY, WeightsError, apply_state, load_weights, save_weights, state_bytes, state_of,
-    weights_from,
-};
+pub use vit::{PatchEmbed, Pooling, Vit};
+pub use weights::{WeightsError, apply_state, state_of};

@@ -15,17 +15,34 @@ pub struct PatchEmbed {
     proj: Linear,
 }
 
+/// What of an encoder's output stands for the image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pooling {
+    /// The class token.
+    #[default]
+    Cls,
+    /// The mean of the patch tokens.
+    Mean,
+}
+
 /// A Vision Transformer encoder (ViT, arXiv 2010.11929) with fixed positions and no head.
+///
+/// The optional parts are those that weights from elsewhere may have ([`crate::open_weights`]).
 #[derive(Module, Debug)]
 pub struct Vit {
     cls_token: Param<Tensor<3>>,
+    /// `[1, R, D]`, registers: tokens of no place, dropped after the blocks (arXiv 2309.16588).
+    pub(crate) reg_token: Option<Param<Tensor<3>>>,
     patch_embed: PatchEmbed,
-    blocks: Vec<Block>,
-    norm: LayerNorm,
-    /// `[1+L, D]`; not a parameter.
-    pos_embed: Tensor<2>,
+    pub(crate) blocks: Vec<Block>,
+    /// Before pooling: ours.
+    pub(crate) norm: Option<LayerNorm>,
+    /// After pooling: fine-tuned encoders that pool the patch tokens.
+    pub(crate) fc_norm: Option<LayerNorm>,
+    /// `[1+L, D]`, row 0 being zero; not a parameter.
+    pub(crate) pos_embed: Tensor<2>,
     #[module(skip)]
-    config: VitConfig,
+    pub(crate) config: VitConfig,
 }
 
 impl Vit {
@@ -40,9 +57,11 @@ impl Vit {
         let (d, grid) = (config.width, config.grid());
         Ok(Self {
             cls_token: Param::from_tensor(init.normal([1, 1, d], 0.02)),
+            reg_token: None,
             patch_embed: PatchEmbed { proj: Linear::new(config.patch_len(), d, &mut init) },
             blocks: (0..config.depth).map(|_| Block::new(config, &mut init)).collect(),
-            norm: LayerNorm::new(d, &init),
+            norm: Some(LayerNorm::new(d, &init)),
+            fc_norm: None,
             pos_embed: init.tensor(sincos_table(d, grid), [1 + grid * grid, d]),
             config: config.clone(),
         })
@@ -76,14 +95,14 @@ impl Vit {
         self.patch_embed.proj.forward(patches) + places // [N, K, D]
     }
 
-    /// Puts the class token before each sequence, runs the blocks and the final norm.
+    /// Puts the class token before each sequence, runs the blocks and the norm before pooling.
     ///
     /// # Shapes
     /// `[B, T, D]` to `[B, 1+T, D]`; row 0 is the class token.
     pub fn encode(&self, tokens: Tensor<3>) -> Tensor<3> {
-        let x = self.with_cls(tokens); // [B, 1+T, D]
+        let x = self.with_prefix(tokens); // [B, 1+R+T, D]
         let x = self.blocks.iter().fold(x, |x, block| block.forward(x));
-        self.norm.forward(x)
+        normed(&self.norm, self.without_registers(x)) // [B, 1+T, D]
     }
 
     /// The class tokens of [`Vit::encode`], without the work of the last block on the patch tokens.
@@ -92,17 +111,53 @@ impl Vit {
     /// `[B, T, D]` to `[B, D]`.
     pub fn encode_cls(&self, tokens: Tensor<3>) -> Tensor<2> {
         let [b, _, d] = tokens.dims();
-        let x = self.with_cls(tokens); // [B, 1+T, D]
+        let x = self.with_prefix(tokens); // [B, 1+R+T, D]
         let (last, blocks) = self.blocks.split_last().expect("a valid encoder has blocks");
         let x = blocks.iter().fold(x, |x, block| block.forward(x));
-        self.norm.forward(last.forward_first(x)).reshape([b, d]) // [B, D]
+        let cls = normed(&self.norm, last.forward_first(x)); // [B, 1, D]
+        normed(&self.fc_norm, cls).reshape([b, d]) // [B, D]
     }
 
-    fn with_cls(&self, tokens: Tensor<3>) -> Tensor<3> {
+    /// One feature for each sequence: its class token, or the mean of its patch tokens, after the encoder's
+    /// norm, which stands before or after pooling as the weights want it.
+    ///
+    /// # Shapes
+    /// `[B, T, D]` to `[B, D]`.
+    pub fn pooled(&self, tokens: Tensor<3>, pooling: Pooling) -> Tensor<2> {
+        let [b, t, d] = tokens.dims();
+        match pooling {
+            Pooling::Cls => self.encode_cls(tokens),
+            Pooling::Mean => {
+                let mean = self.encode(tokens).narrow(1, 1, t).mean_dim(1); // [B, 1, D]
+                normed(&self.fc_norm, mean).reshape([b, d]) // [B, D]
+            }
+        }
+    }
+
+    fn with_prefix(&self, tokens: Tensor<3>) -> Tensor<3> {
         let [b, _, d] = tokens.dims();
         // The class token's position is zero: nothing to add.
         let cls = self.cls_token.val().expand([b, 1, d]);
-        Tensor::cat(vec![cls, tokens], 1) // [B, 1+T, D]
+        let mut parts = vec![cls];
+        if let Some(registers) = &self.reg_token {
+            parts.push(registers.val().expand([b, self.registers(), d]));
+        }
+        parts.push(tokens);
+        Tensor::cat(parts, 1) // [B, 1+R+T, D]
+    }
+
+    fn without_registers(&self, x: Tensor<3>) -> Tensor<3> {
+        let (r, [_, t, _]) = (self.registers(), x.dims());
+        if r == 0 {
+            return x;
+        }
+        let patches = x.clone().narrow(1, 1 + r, t - 1 - r);
+        Tensor::cat(vec![x.narrow(1, 0, 1), patches], 1) // [B, 1+T, D]
+    }
+
+    /// Number of register tokens `R`.
+    pub(crate) fn registers(&self) -> usize {
+        self.reg_token.as_ref().map_or(0, |registers| registers.val().dims()[1])
     }
 
     /// Class tokens of the two views of each image: the first half of the kept patches is view 1, the
@@ -122,6 +177,13 @@ impl Vit {
             "two equal views need an even number of patches, got {k}"
         );
         self.encode_cls(tokens.reshape([2 * n, k / 2, d])).reshape([n, 2, d]) // [N, 2, D]
+    }
+}
+
+fn normed(norm: &Option<LayerNorm>, x: Tensor<3>) -> Tensor<3> {
+    match norm {
+        Some(norm) => norm.forward(x),
+        None => x,
     }
 }
 

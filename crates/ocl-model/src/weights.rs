@@ -1,32 +1,18 @@
-//! Weights in safetensors under timm's names.
-//!
-//! `timm.create_model("vit_base_patch16_224", num_classes=0)` loads what [`save_weights`] writes: the
-//! fixed positions are written as `pos_embed`, and dropped on the way in if they are the same.
+//! An encoder's parameters as tensors on the host, under timm's names.
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::config::{ConfigError, VitConfig};
+use crate::file::CONFIG_KEY;
+use crate::foreign::ForeignError;
 use crate::layout::HostTensor;
-use crate::positions::sincos_table;
+use crate::parts::{Parts, expected_shapes, take_positions};
 use crate::vit::Vit;
-
-/// Metadata key under which a weights file describes itself: a JSON object with the [`VitConfig`] as
-/// `encoder`. One key for all, because safetensors writes several in an order that changes from run to run.
-pub const CONFIG_KEY: &str = "ocl";
-
-#[derive(Serialize, Deserialize)]
-struct Description {
-    encoder: VitConfig,
-    #[serde(flatten)]
-    more: BTreeMap<String, String>,
-}
 
 /// Why weights could not be written or read.
 #[derive(Debug, Error)]
@@ -58,6 +44,15 @@ pub enum WeightsError {
     /// The description names an encoder that cannot exist.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// Weights from elsewhere do not become an encoder.
+    #[error("cannot take the weights of {}", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: Box<ForeignError>,
+    },
     /// Names or shapes differ from the encoder's.
     #[error("weights do not fit the encoder:{}", list(missing, unexpected, shapes))]
     Mismatch {
@@ -122,8 +117,42 @@ pub fn state_of(vit: &Vit) -> BTreeMap<String, HostTensor> {
 /// # Errors
 /// [`WeightsError::Mismatch`] listing every missing, unexpected and wrong-shaped name.
 pub fn apply_state(vit: Vit, mut state: BTreeMap<String, HostTensor>) -> Result<Vit, WeightsError> {
-    let expected: BTreeMap<String, Vec<usize>> =
-        state_of(&vit).into_iter().map(|(name, tensor)| (name, tensor.shape)).collect();
+    check(vit.config(), vit.parts(), &state)?;
+    let patch_px = vit.config().patch_px;
+    for (name, tensor) in &mut state {
+        let taken = std::mem::replace(tensor, HostTensor { shape: vec![], values: vec![] });
+        *tensor = taken.into_ours(name, patch_px);
+    }
+    Ok(vit.map(&mut Replace { path: vec![], state }))
+}
+
+/// A new encoder from weights under timm's names, positions included, and with the optional parts that
+/// they are for. Nothing is allocated for an encoder that the weights do not fill.
+pub(crate) fn assemble(
+    config: &VitConfig,
+    mut state: BTreeMap<String, HostTensor>,
+    device: &Device,
+) -> Result<Vit, WeightsError> {
+    config.validate()?;
+    let positions = take_positions(&mut state, config);
+    let parts = Parts::of(&state);
+    check(config, parts, &state)?;
+    let vit = Vit::new(config, 0, device)?.with_parts(parts);
+    apply_state(positions.into_iter().fold(vit, Vit::with_positions), state)
+}
+
+fn check(
+    config: &VitConfig,
+    parts: Parts,
+    state: &BTreeMap<String, HostTensor>,
+) -> Result<(), WeightsError> {
+    // More blocks than tensors cannot be, and would only make a long list.
+    let config = VitConfig { depth: config.depth.min(state.len() + 1), ..config.clone() };
+    let mut expected = expected_shapes(&config, parts);
+    if state.contains_key("pos_embed") {
+        // It is there only if it did not fit.
+        expected.insert("pos_embed".to_owned(), vec![1, 1 + config.patches(), config.width]);
+    }
     let missing: Vec<_> =
         expected.keys().filter(|name| !state.contains_key(*name)).cloned().collect();
     let unexpected: Vec<_> =
@@ -135,15 +164,10 @@ pub fn apply_state(vit: Vit, mut state: BTreeMap<String, HostTensor>) -> Result<
             Some((name.clone(), wanted.clone(), tensor.shape.clone()))
         })
         .collect();
-    if !(missing.is_empty() && unexpected.is_empty() && shapes.is_empty()) {
-        return Err(WeightsError::Mismatch { missing, unexpected, shapes });
+    if missing.is_empty() && unexpected.is_empty() && shapes.is_empty() {
+        return Ok(());
     }
-    let patch_px = vit.config().patch_px;
-    for (name, tensor) in &mut state {
-        let taken = std::mem::replace(tensor, HostTensor { shape: vec![], values: vec![] });
-        *tensor = taken.into_ours(name, patch_px);
-    }
-    Ok(vit.map(&mut Replace { path: vec![], state }))
+    Err(WeightsError::Mismatch { missing, unexpected, shapes })
 }
 
 struct Replace {
@@ -168,103 +192,12 @@ impl ModuleMapper for Replace {
     }
 }
 
-/// The encoder as the bytes of a safetensors file: timm's names, `pos_embed` included, the
-/// configuration in the metadata, beside `more`. Equal encoders give equal bytes.
-pub fn state_bytes(vit: &Vit, more: &[(&str, String)]) -> Vec<u8> {
-    let config = vit.config();
-    let mut state = state_of(vit);
-    let (d, side) = (config.width, config.grid());
-    let places = HostTensor { shape: vec![1, 1 + side * side, d], values: sincos_table(d, side) };
-    state.insert("pos_embed".to_owned(), places);
-    let more = more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
-    let description = Description { encoder: config.clone(), more };
-    let json = serde_json::to_string(&description).expect("a description is plain data");
-    let meta = HashMap::from([(CONFIG_KEY.to_owned(), json)]);
-    let bytes: BTreeMap<&str, (Vec<usize>, Vec<u8>)> = state
-        .iter()
-        .map(|(name, tensor)| {
-            let bytes = tensor.values.iter().flat_map(|v| v.to_le_bytes()).collect();
-            (name.as_str(), (tensor.shape.clone(), bytes))
-        })
-        .collect();
-    let views = bytes.iter().map(|(name, (shape, bytes))| {
-        let view = TensorView::new(Dtype::F32, shape.clone(), bytes);
-        (*name, view.expect("the bytes were made from the shape"))
-    });
-    safetensors::serialize(views, Some(meta)).expect("names and shapes are valid")
-}
-
-/// Writes the encoder to `path` as [`state_bytes`] makes it.
-///
-/// # Errors
-/// [`WeightsError::Io`].
-pub fn save_weights(vit: &Vit, path: &Path, more: &[(&str, String)]) -> Result<(), WeightsError> {
-    std::fs::write(path, state_bytes(vit, more))
-        .map_err(|source| WeightsError::Io { path: path.to_owned(), source })
-}
-
-/// Reads an encoder that [`save_weights`] wrote, or any file with timm's names and a [`CONFIG_KEY`].
-///
-/// # Errors
-/// When the file cannot be read, is damaged, or does not fit its own description.
-pub fn load_weights(path: &Path, device: &Device) -> Result<Vit, WeightsError> {
-    let bytes =
-        std::fs::read(path).map_err(|source| WeightsError::Io { path: path.to_owned(), source })?;
-    weights_from(&bytes, path, device)
-}
-
-/// The encoder in the bytes of a weights file, for who has read it already; `path` is what errors name.
-///
-/// # Errors
-/// As [`load_weights`], but for reading.
-pub fn weights_from(bytes: &[u8], path: &Path, device: &Device) -> Result<Vit, WeightsError> {
-    let format = |source| WeightsError::Format { path: path.to_owned(), source };
-    let (_, header) = SafeTensors::read_metadata(bytes).map_err(format)?;
-    let Description { encoder: config, .. } = header
-        .metadata()
-        .as_ref()
-        .and_then(|meta| meta.get(CONFIG_KEY))
-        .and_then(|json| serde_json::from_str(json).ok())
-        .ok_or_else(|| WeightsError::NoConfig { path: path.to_owned() })?;
-    let tensors = SafeTensors::deserialize(bytes).map_err(format)?;
-    let mut state = BTreeMap::new();
-    for (name, view) in tensors.tensors() {
-        // Fixed positions follow from the configuration.
-        if name == "pos_embed" {
-            continue;
-        }
-        if view.dtype() != Dtype::F32 {
-            return Err(WeightsError::Mismatch {
-                missing: vec![],
-                unexpected: vec![format!("{name} of type {:?} (f32 is read)", view.dtype())],
-                shapes: vec![],
-            });
-        }
-        let value = |chunk: &[u8]| f32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
-        let values = view.data().chunks_exact(4).map(value).collect();
-        state.insert(name, HostTensor { shape: view.shape().to_vec(), values });
-    }
-    apply_state(Vit::new(&config, 0, device)?, state)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn config() -> VitConfig {
         VitConfig { image_px: 8, patch_px: 4, width: 8, depth: 1, heads: 2, mlp_ratio: 4 }
-    }
-
-    #[test]
-    fn weights_come_back_bit_for_bit() {
-        let device = Device::default();
-        let vit = Vit::new(&config(), 5, &device).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("encoder.safetensors");
-        save_weights(&vit, &path, &[("made_by", "test".to_owned())]).unwrap();
-        let back = load_weights(&path, &device).unwrap();
-        assert_eq!(back.config(), vit.config());
-        assert_eq!(state_of(&back), state_of(&vit));
     }
 
     #[test]
@@ -281,14 +214,5 @@ mod tests {
         {
             assert!(text.contains(part), "{text}");
         }
-    }
-
-    #[test]
-    fn a_damaged_file_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("x.safetensors");
-        std::fs::write(&path, b"nonsense").unwrap();
-        let error = load_weights(&path, &Device::default()).unwrap_err();
-        assert!(error.to_string().contains("x.safetensors"));
     }
 }
