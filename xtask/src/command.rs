@@ -86,6 +86,17 @@ pub(crate) fn root() -> &'static Path {
     own.parent().unwrap_or(own)
 }
 
+/// The commit at hand, for results to name; `+` after it where files differ from it.
+pub(crate) fn commit() -> Option<String> {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).current_dir(root()).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
+    let changed = git(&["status", "--porcelain", "--untracked-files=no"])?;
+    Some(if changed.is_empty() { commit } else { commit + "+" })
+}
+
 /// Runs `command` to its end and passes its exit code on.
 pub(crate) fn run(command: &mut Command) -> Result<(), Failure> {
     finish(command.status().map_err(|error| cannot_start(command, &error))?)

@@ -30,8 +30,14 @@ const COMMANDS: &[Entry] = &[
         run: programs::report,
     },
     Entry {
+        name: "eval",
+        does: "every protocol on the frozen encoder of a run or of a weights file",
+        example: "cargo xtask eval --run runs/NAME --data photos/ --protocols linear,knn",
+        run: programs::eval,
+    },
+    Entry {
         name: "eval-linear",
-        does: "linear probe on the frozen encoder of a run",
+        does: "linear probe, cached or as in MAE (--protocol mae)",
         example: "cargo xtask eval-linear --run runs/NAME --data photos/",
         run: programs::eval_linear,
     },

@@ -67,6 +67,11 @@ pub(crate) fn eval_knn(args: Vec<OsString>) -> Result<(), Failure> {
     evaluate("knn", args)
 }
 
+/// `cargo xtask eval`.
+pub(crate) fn eval(args: Vec<OsString>) -> Result<(), Failure> {
+    evaluate("suite", args)
+}
+
 fn evaluate(subcommand: &str, args: Vec<OsString>) -> Result<(), Failure> {
     let (backend, args) = backend::take(args)?;
     let programs = Programs::build(backend)?;
@@ -135,6 +140,9 @@ impl Programs {
         let path = self.folder.join(program).with_extension(std::env::consts::EXE_EXTENSION);
         let mut command = Command::new(path);
         command.args([subcommand, "--backend", backend.name()]);
+        if let Some(commit) = command::commit() {
+            command.env("OCL_COMMIT", commit);
+        }
         command
     }
 }

@@ -7,7 +7,7 @@ use ocl_data::SourceKind;
 use ocl_eval::{Pool, REPORT_LIMITS};
 use ocl_train::Backend;
 
-/// What a frozen representation is worth.
+/// What a representation is worth.
 #[derive(Debug, Parser)]
 #[command(name = "ocl-eval", version, about)]
 pub(crate) struct Cli {
@@ -17,10 +17,9 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Linear probe: MAE's head (batch norm without affine, linear, LARS) on frozen features.
-    ///
-    /// The head sees each image's centre view, encoded once; MAE augments, so figures are comparable
-    /// among themselves rather than with published ones. Accuracy is the last epoch's.
+    /// Any or all protocols, from one pass over the images
+    Suite(SuiteArgs),
+    /// Linear probe on the frozen encoder
     Linear(LinearArgs),
     /// Weighted k-NN on L2-normalised frozen features
     Knn(KnnArgs),
@@ -30,9 +29,6 @@ pub(crate) enum Command {
 
 #[derive(Args, Debug)]
 pub(crate) struct Common {
-    /// Run folder that pretrain made
-    #[arg(long, value_name = "RUN")]
-    pub(crate) run: PathBuf,
     /// Backend that computes; it must have been compiled in
     #[arg(long, default_value_t = Backend::DEFAULT)]
     pub(crate) backend: Backend,
@@ -46,16 +42,20 @@ pub(crate) struct Common {
 
 #[derive(Args, Debug)]
 pub(crate) struct SubjectArgs {
+    /// Run folder that pretrain made
+    #[arg(long, value_name = "RUN", required_unless_present = "weights")]
+    pub(crate) run: Option<PathBuf>,
+    /// Weights of the encoder [default: RUN/encoder.safetensors]; without a run, images are
+    /// prepared as is usual for ImageNet
+    #[arg(long, value_name = "FILE")]
+    pub(crate) weights: Option<PathBuf>,
     /// Labelled data: a folder with train/CLASS/*.jpg and val/CLASS/*.jpg, IDX or CIFAR files, or
     /// `embedded` [default: the run's]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", required_unless_present = "run")]
     pub(crate) data: Option<String>,
     /// auto, folder, idx, cifar10, cifar100 or embedded [default: auto with --data]
     #[arg(long, value_name = "KIND")]
     pub(crate) data_kind: Option<SourceKind>,
-    /// Weights of the encoder [default: RUN/encoder.safetensors]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) weights: Option<PathBuf>,
     /// cls (class token) or mean (of the patch tokens)
     #[arg(long, default_value_t = Pool::Cls)]
     pub(crate) pool: Pool,
@@ -69,11 +69,40 @@ pub(crate) struct SubjectArgs {
     #[arg(long)]
     pub(crate) max_test: Option<usize>,
     /// The run's encoder as it was before its first step, for comparison
-    #[arg(long, conflicts_with_all = ["weights", "raw_pixels"])]
+    #[arg(long, requires = "run", conflicts_with_all = ["weights", "raw_pixels"])]
     pub(crate) untrained: bool,
     /// The pixels of the centre view instead of an encoder, at most 32 a side, for comparison
-    #[arg(long, conflicts_with_all = ["weights", "pool"])]
+    #[arg(long, requires = "run", conflicts_with_all = ["weights", "pool"])]
     pub(crate) raw_pixels: bool,
+    /// Where results.jsonl is [default: the run folder, or beside the weights]
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) results: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ConstantsArgs {
+    /// Recipe of evaluation [default: the built-in one, recipes/evaluation.toml]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) recipe: Option<PathBuf>,
+    /// Change one constant, e.g. --set knn.k=[20] (repeatable)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SuiteArgs {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(flatten)]
+    pub(crate) subject: SubjectArgs,
+    #[command(flatten)]
+    pub(crate) constants: ConstantsArgs,
+    /// Protocols by name, or `all`; `all` leaves out linear-mae, which encodes every image 90 times
+    #[arg(long, value_delimiter = ',', default_value = "all")]
+    pub(crate) protocols: Vec<String>,
+    /// Repetitions where a protocol trains or draws
+    #[arg(long, default_value_t = 3)]
+    pub(crate) seeds: u64,
 }
 
 #[derive(Args, Debug)]
@@ -82,23 +111,17 @@ pub(crate) struct LinearArgs {
     pub(crate) common: Common,
     #[command(flatten)]
     pub(crate) subject: SubjectArgs,
-    /// Passes over the features
-    #[arg(long, default_value_t = 90)]
-    pub(crate) epochs: usize,
-    /// Epochs of linear warm-up
-    #[arg(long, default_value_t = 10)]
-    pub(crate) warmup_epochs: usize,
-    /// Features a step [default: a power of two, a 64th of the images, 64 to 16384]
-    #[arg(long)]
-    pub(crate) batch: Option<usize>,
-    /// Learning rate of a batch of 256; the peak rate is base_lr x batch / 256 [default: 0.1, or what
-    /// gives a peak of 3.2 if that is more, as it is below half a million images]
+    #[command(flatten)]
+    pub(crate) constants: ConstantsArgs,
+    /// cached: centre views encoded once, rates and decays swept (minutes). mae: augmented, batch norm,
+    /// LARS, every image encoded 90 times
+    #[arg(long, default_value = "cached", value_parser = ["cached", "mae"])]
+    pub(crate) protocol: String,
+    /// With --protocol mae, the rate of a batch of 256 to the letter: 0.1 is MAE's own [default: 0.1,
+    /// raised where that is too little for the data to converge]
     #[arg(long)]
     pub(crate) base_lr: Option<f64>,
-    /// LARS weight decay of the weight matrix
-    #[arg(long, default_value_t = 0.0)]
-    pub(crate) weight_decay: f64,
-    /// Repetitions with other initial weights and another order
+    /// Repetitions with another order and other held-out images
     #[arg(long, default_value_t = 1)]
     pub(crate) seeds: u64,
 }
@@ -109,18 +132,23 @@ pub(crate) struct KnnArgs {
     pub(crate) common: Common,
     #[command(flatten)]
     pub(crate) subject: SubjectArgs,
-    /// Neighbours that vote
-    #[arg(long, default_value_t = 20)]
-    pub(crate) k: usize,
-    /// T of a vote's weight exp(cosine / T)
-    #[arg(long, default_value_t = 0.07)]
-    pub(crate) temperature: f64,
+    #[command(flatten)]
+    pub(crate) constants: ConstantsArgs,
+    /// Neighbours that vote, one or several numbers [default: 20,1,5,10,100,200]
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) k: Vec<usize>,
+    /// T of a vote's weight exp(cosine / T) [default: 0.07]
+    #[arg(long)]
+    pub(crate) temperature: Option<f64>,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct ReportArgs {
     #[command(flatten)]
     pub(crate) common: Common,
+    /// Run folder that pretrain made
+    #[arg(long, value_name = "RUN")]
+    pub(crate) run: PathBuf,
     /// At most so many training images, drawn at random
     #[arg(long, default_value_t = REPORT_LIMITS[0])]
     pub(crate) max_train: usize,

@@ -15,9 +15,9 @@ pub enum EvalError {
         #[source]
         source: ocl_data::SourceError,
     },
-    /// The images have no labels, and both protocols count how often a label is hit.
+    /// The images have no labels, and every protocol counts how often a label is hit.
     #[error(
-        "the data has no labels, which k-NN and linear probe need ({data}): give labelled data with \
+        "the data has no labels, which every protocol needs ({data}): give labelled data with \
          --data, for example a folder with train/CLASS/*.jpg and val/CLASS/*.jpg"
     )]
     NoLabels {
@@ -76,7 +76,7 @@ pub enum EvalError {
     },
     /// The probe's loss is not finite.
     #[error(
-        "the linear probe's loss is not finite in epoch {epoch} at learning rate {lr}: lower --base-lr"
+        "the linear probe's loss is not finite in epoch {epoch} at learning rate {lr}: lower the rate"
     )]
     Diverged {
         /// The epoch, from 0.
@@ -107,13 +107,23 @@ pub enum EvalError {
     /// The shape of the encoder is impossible.
     #[error("cannot build the encoder")]
     Config(#[from] ocl_model::ConfigError),
-    /// The results could not be written.
-    #[error("cannot append to {}", path.display())]
-    Results {
+    /// A file could not be read or written.
+    #[error("cannot {doing} {}", path.display())]
+    File {
+        /// What was being done.
+        doing: &'static str,
         /// The file.
         path: PathBuf,
         /// The cause.
         #[source]
         source: std::io::Error,
+    },
+    /// A recipe that cannot be used.
+    #[error("{name}: {reason}")]
+    Recipe {
+        /// The file, or the built-in one.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
     },
 }

@@ -60,6 +60,11 @@ impl Features {
         &self.rows[i * self.width..][..self.width]
     }
 
+    /// All values, row after row.
+    pub(crate) fn values(&self) -> &[f32] {
+        &self.rows
+    }
+
     /// Keeps the columns that `keep` says yes to.
     pub(crate) fn retain_columns(&mut self, keep: impl Fn(usize) -> bool) {
         let columns: Vec<usize> = (0..self.width).filter(|&column| keep(column)).collect();
@@ -186,17 +191,10 @@ pub fn extract(
     progress.begin();
     for batch in Loader::start(Arc::clone(source), view, loader).map_err(failed)? {
         let mut batch = batch.map_err(failed)?;
-        labels.append(&mut batch.labels);
         for (extractor, rows) in extractors.iter().zip(&mut rows) {
-            match extractor {
-                Extractor::Encoder(vit, pool) => {
-                    let features = encode(vit, *pool, &batch, device)?;
-                    refuse_not_finite(&features, &batch, source)?;
-                    rows.extend(features);
-                }
-                Extractor::RawPixels => append_pixels(&batch, config.view.geometry, rows),
-            }
+            append_features(extractor, &batch, config, source, device, rows)?;
         }
+        labels.append(&mut batch.labels);
         progress.images(&format!("features of the {split} split"), labels.len(), total);
     }
     let images = labels.len().max(1);
@@ -207,23 +205,47 @@ pub fn extract(
     Ok(features.collect())
 }
 
-/// `[N, D]` on the host.
-fn encode(vit: &Vit, pool: Pool, batch: &Batch, device: &Device) -> Result<Vec<f32>, EvalError> {
-    let (n, k, d) = (batch.images, batch.kept, vit.config().width);
-    let patches = TensorData::new(batch.patches.clone(), [n, k, batch.patch_len]);
-    let positions: Vec<i32> = batch.positions.iter().map(|&place| place as i32).collect();
-    let patches = Tensor::<3>::from_data(patches, device);
-    let positions = Tensor::<2, Int>::from_data(TensorData::new(positions, [n, k]), device);
-    let tokens = vit.encode(vit.tokens(patches, positions)); // [N, 1+K, D]
-    let pooled = match pool {
-        Pool::Cls => tokens.slice([0..n, 0..1]),
-        Pool::Mean => tokens.slice([0..n, 1..k + 1]).mean_dim(1),
+/// Appends what an extractor makes of a batch, `[N, D]`, encoding `config.batch` images at a time.
+pub(crate) fn append_features(
+    extractor: &Extractor<'_>,
+    batch: &Batch,
+    config: &ExtractConfig,
+    source: &Source,
+    device: &Device,
+    rows: &mut Vec<f32>,
+) -> Result<(), EvalError> {
+    let (vit, pool) = match extractor {
+        Extractor::Encoder(vit, pool) => (vit, *pool),
+        Extractor::RawPixels => {
+            append_pixels(batch, config.view.geometry, rows);
+            return Ok(());
+        }
     };
-    pooled.reshape([n, d]).try_into_vec_as().map_err(EvalError::Device)
+    for start in (0..batch.images).step_by(config.batch.max(1)) {
+        let images = start..batch.images.min(start + config.batch.max(1));
+        let tokens = tokens(vit, batch, images.clone(), device);
+        let [n, t, d] = tokens.dims();
+        let pooled = match pool {
+            Pool::Cls => vit.encode_cls(tokens), // [N, D]
+            Pool::Mean => vit.encode(tokens).slice([0..n, 1..t + 1]).mean_dim(1).reshape([n, d]),
+        };
+        let features: Vec<f32> = pooled.try_into_vec_as().map_err(EvalError::Device)?;
+        if let Some(at) = features.iter().position(|value| !value.is_finite()) {
+            let sample = batch.samples[images.start + at / d];
+            return Err(EvalError::NotFinite { image: source.name_of(sample as usize) });
+        }
+        rows.extend(features);
+    }
+    Ok(())
 }
 
-fn refuse_not_finite(features: &[f32], batch: &Batch, source: &Source) -> Result<(), EvalError> {
-    let Some(at) = features.iter().position(|value| !value.is_finite()) else { return Ok(()) };
-    let sample = batch.samples[at / (features.len() / batch.images)];
-    Err(EvalError::NotFinite { image: source.name_of(sample as usize) })
+/// Tokens of a range of a batch's images on the device, `[R, K, D]`.
+pub(crate) fn tokens(vit: &Vit, batch: &Batch, images: Range<usize>, device: &Device) -> Tensor<3> {
+    let (n, k, len) = (images.len(), batch.kept, batch.patch_len);
+    let patches = batch.patches[images.start * k * len..images.end * k * len].to_vec();
+    let patches = Tensor::<3>::from_data(TensorData::new(patches, [n, k, len]), device);
+    let places = &batch.positions[images.start * k..images.end * k];
+    let places: Vec<i32> = places.iter().map(|&place| place as i32).collect();
+    let places = Tensor::<2, Int>::from_data(TensorData::new(places, [n, k]), device);
+    vit.tokens(patches, places)
 }

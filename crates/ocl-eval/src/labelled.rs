@@ -1,4 +1,4 @@
-//! The two labelled splits that both protocols need.
+//! The two labelled splits that every protocol needs.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
 use serde::Serialize;
 
+use crate::digest::digest_of;
 use crate::error::EvalError;
 
 /// A train and a test split whose labels mean the same classes.
@@ -35,6 +36,8 @@ pub struct DataRecord {
     pub test_images: usize,
     /// Number of classes.
     pub classes: usize,
+    /// What the splits hold, training first: see [`digest_of`](crate::digest_of).
+    pub digests: [String; 2],
 }
 
 impl Labelled {
@@ -88,6 +91,11 @@ impl Labelled {
         self.classes
     }
 
+    /// Where the data lies.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// One of the two splits.
     pub fn split(&self, split: Split) -> &Arc<Source> {
         match split {
@@ -117,6 +125,7 @@ impl Labelled {
             train_images,
             test_images,
             classes: self.classes,
+            digests: [digest_of(&self.train), digest_of(&self.test)],
         }
     }
 }

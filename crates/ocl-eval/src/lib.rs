@@ -1,42 +1,49 @@
-//! What a frozen representation is worth: linear probe and weighted k-NN.
+//! What a representation is worth: every protocol with its source, its constants and its digests.
 //!
-//! One path: images -> centre views -> [`Features`] ([`extract`]) -> [`linear_probe`] or [`knn`] ->
-//! [`Accuracy`]. Those take plain features and need no run folder. Around them: [`Run`] opens what
-//! pre-training left, [`measure_linear`] and [`measure_knn`] make a [`ResultRecord`] of `results.jsonl`,
-//! [`report()`] compares with the untrained encoder and with raw pixels.
+//! One path: images -> centre views -> [`Features`] ([`extract`]) -> a [`Protocol`] -> [`Measured`] -> a
+//! [`ResultRecord`] of `results.jsonl`. Most protocols take plain features and need no run folder: [`knn`],
+//! [`linear_cached`], [`few_shot`], [`centroid`], [`retrieval`], [`clustering`]. Around them: [`Run`] opens
+//! what pre-training left, [`EvalRecipe`] holds the constants, [`report()`] compares with the untrained
+//! encoder and with raw pixels.
 //!
-//! The encoder is frozen and nothing here needs gradients through it: everything runs on the plain
-//! device, in f32.
+//! A frozen encoder needs no gradients: it runs on the plain device, in f32.
 
+mod digest;
 mod error;
 mod features;
 mod head;
-mod knn;
 mod labelled;
 mod lars;
-mod linear;
-mod measure;
+mod logistic;
+mod matrix;
 mod metrics;
 mod pixels;
 mod progress;
+mod protocols;
+mod recipe;
 mod report;
 mod results;
 mod subject;
 mod table;
 
+pub use digest::{WeightsRecord, digest_of};
 pub use error::EvalError;
 pub use features::{ExtractConfig, Extractor, Features, Pool, extract};
 pub use head::{BatchNorm, Head};
-pub use knn::{KnnConfig, Neighbour, knn, nearest};
 pub use labelled::{DataRecord, Labelled};
 pub use lars::Lars;
-pub use linear::{LinearConfig, LinearOutcome, default_batch, linear_probe};
-pub use measure::{measure_knn, measure_linear};
 pub use metrics::{Accuracy, mean_and_deviation, rank_of};
 pub use progress::Progress;
-pub use report::{Findings, REPORT_LIMITS, Report, report};
-pub use results::{
-    Circumstances, Outcome, Protocol, ResultRecord, SeedRecord, append_results, results_file,
+pub use protocols::{
+    CachedConfig, CentroidConfig, ClusteringConfig, FewShotConfig, KnnConfig, MaeConfig, Measured,
+    Neighbour, Protocol, RetrievalConfig, Score, adjusted_rand, centroid, clustering,
+    default_batch, few_shot, knn, linear_cached, linear_mae, nearest, normalised_information,
+    retrieval,
 };
-pub use subject::{Extraction, Run, Splits, Subject, default_encode_batch};
-pub use table::result_text;
+pub use recipe::EvalRecipe;
+pub use report::{Findings, REPORT_LIMITS, Report, report};
+pub use results::{Circumstances, ResultRecord, append_results, results_file};
+pub use subject::{
+    Extraction, Material, Preparation, Run, Splits, Subject, default_encode_batch, features,
+};
+pub use table::results_text;

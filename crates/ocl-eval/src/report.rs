@@ -8,15 +8,15 @@ use ocl_data::SourceError;
 use ocl_train::Backend;
 use serde::Serialize;
 
+use crate::digest::WeightsRecord;
 use crate::error::EvalError;
 use crate::features::Pool;
-use crate::knn::KnnConfig;
 use crate::labelled::Labelled;
-use crate::linear::LinearConfig;
-use crate::measure::{measure_knn, measure_linear};
 use crate::progress::Progress;
+use crate::protocols::Protocol;
+use crate::recipe::EvalRecipe;
 use crate::results::{Circumstances, ResultRecord};
-use crate::subject::{Extraction, Run, Subject, default_encode_batch};
+use crate::subject::{Extraction, Material, Run, Subject, default_encode_batch, features};
 use crate::table::{data_lines, percent, shell_word, wrap};
 
 /// Images that a report looks at unless told otherwise, of the training and of the test split: it is a
@@ -71,26 +71,34 @@ pub fn report(
     let how = Extraction {
         pool: Pool::Cls,
         encode_batch: default_encode_batch(backend),
-        workers,
         limits: limits.map(Some),
     };
-    let (features, features_secs) = run.features(&subjects, &data, &how, device, progress)?;
+    let mut preparation = run.preparation();
+    preparation.workers = workers.unwrap_or(preparation.workers);
+    let (features, reading, features_secs) =
+        features(&preparation, &subjects, &data, &how, device, progress)?;
     let at = Circumstances {
-        weights: Some(weights),
-        pool: how.pool,
+        weights: Some(WeightsRecord::of(&weights)?),
         data: data.record(features[0].train.len(), features[0].test.len()),
         features_secs,
         backend: backend.to_string(),
     };
+    let recipe = EvalRecipe::load(None, &[])?;
     let mut results = Vec::new();
     for (subject, splits) in subjects.iter().zip(&features) {
-        let (knn, linear) = (KnnConfig::default(), LinearConfig::default());
-        results.push(measure_knn(subject, splits, &knn, &at, device, progress)?);
-        results.push(measure_linear(subject, splits, &linear, 1, &at, device, progress)?);
+        let (pool, limits) = (how.pool, how.limits);
+        let material = Material { subject, pool, splits, data: &data, reading: &reading, limits };
+        for protocol in [Protocol::Knn, Protocol::LinearCached] {
+            results.push(at.measure(protocol, &recipe, &material, 1, device, progress)?);
+        }
     }
-    let top1: Vec<f64> = results.iter().map(|result| result.top1).collect();
+    let top1: Vec<f64> = results.iter().map(top1).collect();
     let meaning = meaning([top1[0], top1[2], top1[4]], [top1[1], top1[3], top1[5]]);
     Ok(Findings::Measured(Box::new(Report { run: run.folder.clone(), results, meaning })))
+}
+
+fn top1(result: &ResultRecord) -> f64 {
+    result.headline().map_or(f64::NAN, |score| score.mean)
 }
 
 /// An error and what caused it, in one line.
@@ -134,7 +142,7 @@ impl Report {
         text += &data_lines(&first.data);
         let _ = writeln!(text, "\n{:<24}{:>12}{:>16}", "", "k-NN top-1", "linear top-1");
         for pair in self.results.chunks_exact(2) {
-            let (knn, linear) = (percent(pair[0].top1), percent(pair[1].top1));
+            let (knn, linear) = (percent(top1(&pair[0])), percent(top1(&pair[1])));
             let _ = writeln!(text, "  {:<22}{knn:>12}{linear:>16}", pair[0].subject);
         }
         let secs: f64 = self.results.iter().map(|result| result.protocol_secs).sum();
@@ -165,7 +173,7 @@ impl Findings {
 fn next_steps(run: &std::path::Path, measured: bool) -> String {
     let run = shell_word(&run.to_string_lossy());
     let linear = if measured {
-        "The full linear probe, here or on other labelled data:"
+        "Every protocol on all images, here or on other labelled data:"
     } else {
         "Measure on labelled data (train/CLASS/*.jpg and val/CLASS/*.jpg):"
     };
@@ -176,7 +184,7 @@ Run folder: {run}
 
 Next
   {linear}
-    cargo xtask eval-linear --run {run} --data PATH
+    cargo xtask eval --run {run} --data PATH
   Train on images of your own:
     cargo xtask pretrain --data FOLDER
   Look at the curves:

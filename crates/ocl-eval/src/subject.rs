@@ -1,10 +1,10 @@
-//! What is measured: the encoder of a run, the same encoder untrained, or raw pixels.
+//! What is measured: the encoder of a run or of a file, the same encoder untrained, or raw pixels.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn::tensor::Device;
-use ocl_data::{EvalView, Geometry, Split};
+use ocl_data::{EvalView, Geometry, Normalisation, Split};
 use ocl_model::{Vit, VitConfig, load_weights};
 use ocl_train::{Backend, Plan};
 
@@ -35,15 +35,65 @@ pub enum Subject {
     RawPixels,
 }
 
-/// How a run's images are read and encoded.
+/// How images are prepared for an encoder: as its run did, or as is usual for weights from elsewhere.
+#[derive(Clone, Debug)]
+pub struct Preparation {
+    /// Mean and deviation of the channels.
+    pub normalisation: Normalisation,
+    /// The short side is resized to this times the crop's side before the centre is cut.
+    pub resize_ratio: f64,
+    /// Loader threads.
+    pub workers: usize,
+    /// Share of unreadable images above which reading stops.
+    pub max_bad_share: f64,
+    /// Sides where no encoder says them, as for raw pixels.
+    pub geometry: Geometry,
+}
+
+impl Preparation {
+    /// As torchvision and timm prepare ImageNet: its mean and deviation, 256/224 before the cut.
+    pub fn imagenet(geometry: Geometry) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            normalisation: Normalisation::IMAGENET,
+            resize_ratio: 256.0 / 224.0,
+            workers: (cores - 1).max(1),
+            max_bad_share: 0.01,
+            geometry,
+        }
+    }
+}
+
+/// Everything that a protocol may look at.
+#[derive(Clone, Copy, Debug)]
+pub struct Material<'a> {
+    /// Whose features.
+    pub subject: &'a Subject,
+    /// What of the encoder's output is the feature.
+    pub pool: Pool,
+    /// Features of both splits' centre views.
+    pub splits: &'a Splits,
+    /// The images.
+    pub data: &'a Labelled,
+    /// How they are read.
+    pub reading: &'a ExtractConfig,
+    /// At most so many training and test images.
+    pub limits: [Option<usize>; 2],
+}
+
+impl Material<'_> {
+    pub(crate) fn extractor(&self) -> Extractor<'_> {
+        self.subject.extractor(self.pool)
+    }
+}
+
+/// How images are encoded.
 #[derive(Clone, Debug)]
 pub struct Extraction {
     /// What of the encoder's output is the feature.
     pub pool: Pool,
     /// Images encoded at a time.
     pub encode_batch: usize,
-    /// Loader threads; `None` takes the plan's.
-    pub workers: Option<usize>,
     /// At most so many training and test images.
     pub limits: [Option<usize>; 2],
 }
@@ -73,6 +123,17 @@ impl Run {
         Ok(Self { folder: folder.to_owned(), plan })
     }
 
+    /// How the run's images were prepared.
+    pub fn preparation(&self) -> Preparation {
+        Preparation {
+            normalisation: self.plan.normalisation(),
+            resize_ratio: self.plan.data.resize_ratio,
+            workers: self.plan.data.workers,
+            max_bad_share: self.plan.data.max_bad_share,
+            geometry: self.plan.geometry(),
+        }
+    }
+
     /// Where the final weights lie.
     pub fn final_weights(&self) -> PathBuf {
         self.folder.join("encoder.safetensors")
@@ -91,7 +152,7 @@ impl Run {
             };
             return Err(EvalError::NoWeights { path: path.to_owned(), advice });
         }
-        Ok(Subject::Trained(Box::new(load_weights(path, device)?)))
+        Subject::load(path, device)
     }
 
     /// The encoder with the parameters that the run's seed gives.
@@ -122,72 +183,86 @@ impl Run {
         // The step number has leading zeros, so the order of names is that of steps.
         files.filter(|file| file.exists()).max()
     }
+}
 
-    /// Features of `data` under each subject, in one pass over the images, and the seconds it took.
-    ///
-    /// # Errors
-    /// As [`extract`](crate::extract).
+/// Features of `data` under each subject, in one pass over the images; how they were read; and the seconds
+/// it took.
+///
+/// # Errors
+/// As [`extract`](crate::extract).
+///
+/// # Panics
+/// If encoders of different sides are asked for at once.
+pub fn features(
+    preparation: &Preparation,
+    subjects: &[Subject],
+    data: &Labelled,
+    how: &Extraction,
+    device: &Device,
+    progress: &mut Progress,
+) -> Result<(Vec<Splits>, ExtractConfig, f64), EvalError> {
+    for (setting, limit) in ["max-train", "max-test"].into_iter().zip(how.limits) {
+        if limit.is_some_and(|limit| limit < 2) {
+            let reason = "at least 2 images are needed".to_owned();
+            return Err(EvalError::Setting { setting, reason });
+        }
+    }
+    let started = Instant::now();
+    let config = preparation.reading(subjects, how.encode_batch);
+    let extractors: Vec<_> = subjects.iter().map(|subject| subject.extractor(how.pool)).collect();
+    let mut read = |split, limit| {
+        let subset = data.sample(split, limit);
+        extract(&extractors, data.split(split), split, subset, &config, device, progress)
+    };
+    let [train_limit, test_limit] = how.limits;
+    let (train, test) = (read(Split::Train, train_limit)?, read(Split::Test, test_limit)?);
+    let splits = train.into_iter().zip(test).zip(subjects).map(|((train, test), subject)| {
+        let mut splits = Splits { train, test };
+        if let Subject::RawPixels = subject {
+            let norm = config.view.normalisation;
+            drop_copied_channels(&mut splits.train, &mut splits.test, norm);
+        }
+        splits
+    });
+    let splits = splits.collect();
+    progress.clear();
+    Ok((splits, config, started.elapsed().as_secs_f64()))
+}
+
+impl Preparation {
+    /// How images are read for these subjects, `batch` encoded at a time.
     ///
     /// # Panics
     /// If encoders of different sides are asked for at once.
-    pub fn features(
-        &self,
-        subjects: &[Subject],
-        data: &Labelled,
-        how: &Extraction,
-        device: &Device,
-        progress: &mut Progress,
-    ) -> Result<(Vec<Splits>, f64), EvalError> {
-        for (setting, limit) in ["max-train", "max-test"].into_iter().zip(how.limits) {
-            if limit.is_some_and(|limit| limit < 2) {
-                let reason = "at least 2 images are needed".to_owned();
-                return Err(EvalError::Setting { setting, reason });
-            }
-        }
-        let started = Instant::now();
-        let config = self.config(subjects, how);
-        let extractors: Vec<_> =
-            subjects.iter().map(|subject| subject.extractor(how.pool)).collect();
-        let mut read = |split, limit| {
-            let subset = data.sample(split, limit);
-            extract(&extractors, data.split(split), split, subset, &config, device, progress)
-        };
-        let [train_limit, test_limit] = how.limits;
-        let (train, test) = (read(Split::Train, train_limit)?, read(Split::Test, test_limit)?);
-        let splits = train.into_iter().zip(test).zip(subjects).map(|((train, test), subject)| {
-            let mut splits = Splits { train, test };
-            if let Subject::RawPixels = subject {
-                let norm = config.view.normalisation;
-                drop_copied_channels(&mut splits.train, &mut splits.test, norm);
-            }
-            splits
-        });
-        let splits = splits.collect();
-        progress.clear();
-        Ok((splits, started.elapsed().as_secs_f64()))
-    }
-
-    fn config(&self, subjects: &[Subject], how: &Extraction) -> ExtractConfig {
+    pub fn reading(&self, subjects: &[Subject], batch: usize) -> ExtractConfig {
         // Weights from elsewhere may be of another size than the run's.
         let mut shapes = subjects.iter().filter_map(Subject::shape);
-        let geometry = shapes.next().map_or_else(|| self.plan.geometry(), geometry);
+        let geometry = shapes.next().map_or(self.geometry, geometry);
         for other in shapes {
             assert_eq!(self::geometry(other), geometry, "encoders of different sides");
         }
         ExtractConfig {
             view: EvalView {
                 geometry,
-                normalisation: self.plan.normalisation(),
-                resize_ratio: self.plan.data.resize_ratio,
+                normalisation: self.normalisation,
+                resize_ratio: self.resize_ratio,
             },
-            batch: how.encode_batch,
-            workers: how.workers.unwrap_or(self.plan.data.workers),
-            max_bad_share: self.plan.data.max_bad_share,
+            batch,
+            workers: self.workers,
+            max_bad_share: self.max_bad_share,
         }
     }
 }
 
 impl Subject {
+    /// An encoder with the weights of a file.
+    ///
+    /// # Errors
+    /// When the file cannot be read or does not hold an encoder.
+    pub fn load(path: &Path, device: &Device) -> Result<Self, EvalError> {
+        Ok(Self::Trained(Box::new(load_weights(path, device)?)))
+    }
+
     /// What a table calls it.
     pub fn name(&self) -> &'static str {
         match self {
@@ -197,11 +272,16 @@ impl Subject {
         }
     }
 
-    fn shape(&self) -> Option<&VitConfig> {
+    /// The encoder, if there is one.
+    pub fn vit(&self) -> Option<&Vit> {
         match self {
-            Self::Trained(vit) | Self::Untrained(vit) => Some(vit.config()),
+            Self::Trained(vit) | Self::Untrained(vit) => Some(vit),
             Self::RawPixels => None,
         }
+    }
+
+    fn shape(&self) -> Option<&VitConfig> {
+        self.vit().map(Vit::config)
     }
 
     fn extractor(&self, pool: Pool) -> Extractor<'_> {
@@ -212,7 +292,8 @@ impl Subject {
     }
 }
 
-fn geometry(shape: &VitConfig) -> Geometry {
+/// Sides of an encoder's crop and patches.
+pub(crate) fn geometry(shape: &VitConfig) -> Geometry {
     let px =
         |side: usize| u32::try_from(side).expect("an encoder that fits memory has such a side");
     Geometry { image_px: px(shape.image_px), patch_px: px(shape.patch_px) }

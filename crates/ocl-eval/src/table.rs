@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::labelled::DataRecord;
 use crate::progress::thousands;
-use crate::results::{Protocol, ResultRecord};
+use crate::results::ResultRecord;
 
 const COLUMNS: usize = 80;
 
@@ -55,57 +55,39 @@ pub(crate) fn data_lines(data: &DataRecord) -> String {
     text
 }
 
-/// One measurement.
-pub fn result_text(record: &ResultRecord) -> String {
-    let mut text = String::new();
-    match &record.protocol {
-        Protocol::Knn { k, temperature } => {
-            let _ = writeln!(text, "Weighted k-NN of {}\n", features(record));
-            text += &data_lines(&record.data);
-            let _ = writeln!(text, "  {:<9}k = {k}, temperature {temperature}", "votes");
-        }
-        Protocol::Linear { epochs, warmup_epochs, batch, base_lr, weight_decay, .. } => {
-            let _ = writeln!(text, "Linear probe of {}\n", features(record));
-            text += &data_lines(&record.data);
-            let decay = match weight_decay {
-                0.0 => String::new(),
-                decay => format!(", decay {decay}"),
+/// Measurements of one subject, with what they have in common above them.
+pub fn results_text(records: &[ResultRecord]) -> String {
+    let Some(first) = records.first() else { return String::new() };
+    let mut text = format!("{}\n\n{}", subject(first), data_lines(&first.data));
+    for record in records {
+        let _ = writeln!(text, "\n{}: {}", record.protocol, record.says);
+        let seeds = match record.seeds.len() {
+            0 => String::new(),
+            1 => "1 seed, ".to_owned(),
+            n => format!("{n} seeds, "),
+        };
+        let _ = writeln!(text, "  {seeds}{:.1} s", record.protocol_secs);
+        for score in &record.scores {
+            let deviation = match score.values.len() {
+                0 | 1 => String::new(),
+                _ => format!("  +- {:.2}", score.deviation * 100.0),
             };
-            let _ = writeln!(text, "  {:<9}batch norm, linear; LARS{decay}", "head");
-            let _ = writeln!(
-                text,
-                "  {:<9}{epochs} epochs, {warmup_epochs} of warm-up; batch {}, base_lr {base_lr}",
-                "",
-                thousands(*batch)
-            );
-            if record.pool.is_some() {
-                let _ = writeln!(text, "  {:<9}on centre views, encoded once; MAE augments", "");
-            }
+            let _ = writeln!(text, "  {:<28}{:>8}{deviation}", score.name, percent(score.mean));
         }
     }
-    let deviation = match record.seeds.len() {
-        0 | 1 => String::new(),
-        n => format!("   (+- {:.2} over {n} seeds)", record.top1_deviation * 100.0),
-    };
-    let _ = writeln!(text, "\n  {:<9}{:>7}{deviation}", "top-1", percent(record.top1));
-    let _ = writeln!(text, "  {:<9}{:>7}", "top-5", percent(record.top5));
-    let _ = writeln!(
-        text,
-        "\n  {:<9}{:.1} s features, {:.1} s protocol",
-        "took", record.features_secs, record.protocol_secs
-    );
+    let _ = writeln!(text, "\nfeatures took {:.1} s", first.features_secs);
     text
 }
 
-/// What the features are.
-fn features(record: &ResultRecord) -> String {
+/// Whose features.
+fn subject(record: &ResultRecord) -> String {
     let mut text = format!("{} ({} values an image", record.subject, thousands(record.width));
     if let Some(pool) = record.pool {
         let _ = write!(text, ", pool {pool}");
     }
     text.push(')');
     if let Some(weights) = &record.weights {
-        let _ = write!(text, "\n{}", weights.display());
+        let _ = write!(text, "\n{} (sha256 {}...)", weights.path.display(), &weights.sha256[..12]);
     }
     text
 }

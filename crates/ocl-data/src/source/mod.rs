@@ -12,6 +12,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::decode::decode;
 use crate::error::{ImageError, SourceError};
 use crate::pixels::RgbImage;
 use folder::Folder;
@@ -210,6 +211,18 @@ impl Source {
             (Some(_), count) => format!("{} classes", thousands(count)),
         };
         format!("{}, {} {}, {classes}", self.title.0, thousands(self.len()), self.title.1)
+    }
+
+    /// One sample whole, for who needs more than patches of it.
+    ///
+    /// # Errors
+    /// [`ImageError`] when it cannot be read.
+    pub fn image(&self, index: usize) -> Result<RgbImage, ImageError> {
+        let (mut bytes, mut image) = (Vec::new(), RgbImage::default());
+        match self.fetch(index, &mut bytes, &mut image)? {
+            Stored::Encoded => decode(&bytes),
+            Stored::Pixels => Ok(image),
+        }
     }
 
     /// Fetches one sample into either buffer, and says which.

@@ -3,26 +3,26 @@
 use std::ops::Range;
 
 use burn::tensor::{Device, Tensor};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 
+use super::{Measured, Score};
 use crate::error::EvalError;
 use crate::features::Features;
-use crate::metrics::{Accuracy, Tally, rank_of};
+use crate::matrix::{self, Matrix, Threads};
+use crate::metrics::{Tally, rank_of};
 use crate::progress::Progress;
 
-/// Settings of weighted k-NN.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// `[knn]`: settings of weighted k-NN.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct KnnConfig {
-    /// Neighbours that vote; all of the bank if it is smaller.
-    pub k: usize,
+    /// Neighbours that vote, each a figure of its own; all of the bank if it is smaller. The first is
+    /// the headline.
+    pub k: Vec<usize>,
     /// `T` of a vote's weight `exp(similarity / T)`.
     pub temperature: f64,
-}
-
-impl Default for KnnConfig {
-    /// k = 20, T = 0.07: DINO's best (arXiv 2104.14294, appendix F.1).
-    fn default() -> Self {
-        Self { k: 20, temperature: 0.07 }
-    }
 }
 
 impl KnnConfig {
@@ -32,11 +32,11 @@ impl KnnConfig {
     /// [`EvalError::Setting`] naming the first that cannot work.
     pub fn check(&self) -> Result<(), EvalError> {
         let wrong = |setting, reason: String| Err(EvalError::Setting { setting, reason });
-        if self.k == 0 {
-            return wrong("k", "at least 1 neighbour must vote".to_owned());
+        if self.k.is_empty() || self.k.contains(&0) {
+            return wrong("knn.k", "at least 1 neighbour must vote".to_owned());
         }
         if !(self.temperature.is_finite() && self.temperature > 0.0) {
-            return wrong("temperature", format!("{} must be above 0", self.temperature));
+            return wrong("knn.temperature", format!("{} must be above 0", self.temperature));
         }
         Ok(())
     }
@@ -56,7 +56,8 @@ const QUERIES: usize = 256;
 /// Bank rows of a block of similarities.
 const BANK: usize = 2048;
 
-/// Classifies each query by the votes of its `k` nearest bank features, each weighing `exp(cosine/T)`.
+/// Classifies each query by the votes of its `k` nearest bank features, each weighing `exp(cosine/T)`,
+/// for each `k` of the settings.
 ///
 /// Top-5 asks for votes: a label that no neighbour has is wrong.
 ///
@@ -72,15 +73,28 @@ pub fn knn(
     config: &KnnConfig,
     device: &Device,
     progress: &mut Progress,
-) -> Result<Accuracy, EvalError> {
+) -> Result<Measured, EvalError> {
     config.check()?;
-    let nearest = nearest(bank, queries, config.k, device, progress)?;
-    let mut tally = Tally::default();
-    for (neighbours, &label) in nearest.iter().zip(queries.labels()) {
-        let votes = votes(neighbours, bank.labels(), classes, config.temperature);
-        tally.add(if votes[label as usize] > 0.0 { rank_of(&votes, label) } else { usize::MAX });
+    let most = config.k.iter().copied().max().unwrap_or(1);
+    let nearest = nearest(bank, queries, most, device, progress)?;
+    let mut scores = Vec::new();
+    for &k in &config.k {
+        let mut tally = Tally::default();
+        for (neighbours, &label) in nearest.iter().zip(queries.labels()) {
+            let neighbours = &neighbours[..k.min(neighbours.len())];
+            let votes = votes(neighbours, bank.labels(), classes, config.temperature);
+            tally.add(if votes[label as usize] > 0.0 {
+                rank_of(&votes, label)
+            } else {
+                usize::MAX
+            });
+        }
+        let accuracy = tally.accuracy();
+        scores.push(Score::new(format!("k={k} top-1"), vec![accuracy.top1]));
+        scores.push(Score::new(format!("k={k} top-5"), vec![accuracy.top5]));
     }
-    Ok(tally.accuracy())
+    let constants = json!({ "k": config.k, "temperature": config.temperature, "metric": "cosine" });
+    Ok(Measured { constants, scores, seeds: vec![] })
 }
 
 /// Sum of the weights of each class, `[C]`, up to a common factor.
@@ -97,8 +111,9 @@ fn votes(neighbours: &[Neighbour], labels: &[u32], classes: usize, temperature: 
 
 /// The `k` most similar bank rows of each query by cosine, best first; of equals the lower row.
 ///
-/// The queries lie on the device, the bank passes by in blocks, and the host keeps the best of each query:
-/// memory does not grow with the product of both sizes.
+/// The bank passes by in blocks and the host keeps the best of each query: memory does not grow with the
+/// product of both sizes. On the CPU each core has queries of its own and a block of similarities never
+/// leaves its cache.
 ///
 /// # Errors
 /// When the device fails.
@@ -114,6 +129,42 @@ pub fn nearest(
 ) -> Result<Vec<Vec<Neighbour>>, EvalError> {
     assert!(k > 0, "k must be at least 1");
     assert_eq!(bank.width(), queries.width(), "features of bank and queries differ in width");
+    if matrix::is_host(device) {
+        Ok(nearest_on_host(bank, queries, k))
+    } else {
+        nearest_on_device(bank, queries, k, device, progress)
+    }
+}
+
+fn nearest_on_host(bank: &Features, queries: &Features, k: usize) -> Vec<Vec<Neighbour>> {
+    let width = bank.width();
+    let unit_bank = matrix::unit_rows(bank.values(), width);
+    let unit_queries = matrix::unit_rows(queries.values(), width);
+    let mut best = vec![Vec::with_capacity(k.min(bank.len()) + 1); queries.len()];
+    best.par_chunks_mut(QUERIES).zip(unit_queries.par_chunks(QUERIES * width)).for_each(
+        |(best, queries)| {
+            let mut block = vec![0.0; best.len() * BANK];
+            for columns in blocks(bank.len(), BANK) {
+                let bank = &unit_bank[columns.start * width..columns.end * width];
+                let block = &mut block[..best.len() * columns.len()];
+                let (queries, bank) = (Matrix::new(queries, width), Matrix::new(bank, width));
+                matrix::product(queries, bank.transpose(), block, Threads::One);
+                for (best, row) in best.iter_mut().zip(block.chunks_exact(columns.len())) {
+                    merge(best, row, columns.start as u32, k);
+                }
+            }
+        },
+    );
+    best
+}
+
+fn nearest_on_device(
+    bank: &Features,
+    queries: &Features,
+    k: usize,
+    device: &Device,
+    progress: &mut Progress,
+) -> Result<Vec<Vec<Neighbour>>, EvalError> {
     let mut best = vec![Vec::with_capacity(k.min(bank.len()) + 1); queries.len()];
     let blocks: Vec<(Range<usize>, Tensor<2>)> = blocks(queries.len(), QUERIES)
         .map(|rows| (rows.clone(), unit_rows(queries.block(rows, device))))
@@ -124,7 +175,8 @@ pub fn nearest(
         for (rows, queries) in &blocks {
             let similarities = queries.clone().matmul(bank_block.clone()); // [Q, B]
             let data = similarities.try_into_vec_as::<f32>().map_err(EvalError::Device)?;
-            keep_best(&mut best[rows.clone()], &data, columns.clone(), k);
+            let rows = data.par_chunks_exact(columns.len()).zip(&mut best[rows.clone()]);
+            rows.for_each(|(row, best)| merge(best, row, columns.start as u32, k));
         }
         progress.images("k-NN, bank", columns.end, bank.len());
     }
@@ -142,24 +194,9 @@ fn unit_rows(x: Tensor<2>) -> Tensor<2> {
     x / length
 }
 
-/// Takes a block `[Q, B]` of similarities to the bank's `columns` into the best of its Q queries, on all
-/// cores.
-fn keep_best(best: &mut [Vec<Neighbour>], block: &[f32], columns: Range<usize>, k: usize) {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let share = best.len().div_ceil(threads);
-    let offset = columns.start as u32;
-    std::thread::scope(|scope| {
-        for (best, block) in best.chunks_mut(share).zip(block.chunks(share * columns.len())) {
-            let rows = block.chunks_exact(columns.len());
-            scope.spawn(move || {
-                best.iter_mut().zip(rows).for_each(|(best, row)| merge(best, row, offset, k));
-            });
-        }
-    });
-}
-
-/// Takes one query's similarities to bank rows from `offset` on into its best. Almost every similarity is below the k-th so far: whole groups are passed over by their maximum,
-/// which the compiler turns into vector instructions.
+/// Takes one query's similarities to bank rows from `offset` on into its best. Almost every similarity is
+/// below the k-th so far: whole groups are passed over by their maximum, which the compiler turns into
+/// vector instructions.
 fn merge(best: &mut Vec<Neighbour>, row: &[f32], offset: u32, k: usize) {
     const GROUP: usize = 32;
     let mut floor = if best.len() == k { best[k - 1].similarity } else { f32::NEG_INFINITY };
@@ -202,13 +239,50 @@ mod tests {
         nearest(bank, queries, k, &Device::default(), &mut Progress::silent()).unwrap()
     }
 
+    fn config() -> KnnConfig {
+        KnnConfig { k: vec![20], temperature: 0.07 }
+    }
+
+    /// Top-1 and top-5.
     fn measure(
         bank: &Features,
         queries: &Features,
         classes: usize,
         config: &KnnConfig,
-    ) -> Accuracy {
-        knn(bank, queries, classes, config, &Device::default(), &mut Progress::silent()).unwrap()
+    ) -> [f64; 2] {
+        let (device, mut progress) = (Device::default(), Progress::silent());
+        let measured = knn(bank, queries, classes, config, &device, &mut progress).unwrap();
+        [measured.scores[0].mean, measured.scores[1].mean]
+    }
+
+    #[test]
+    fn host_and_device_agree() {
+        let (bank, queries) = (random(BANK + 300, 24, 5, 8), random(QUERIES + 30, 24, 5, 9));
+        let host = nearest_on_host(&bank, &queries, 9);
+        let (device, mut progress) = (Device::default(), Progress::silent());
+        let other = nearest_on_device(&bank, &queries, 9, &device, &mut progress).unwrap();
+        for (host, other) in host.iter().zip(&other) {
+            for (host, other) in host.iter().zip(other) {
+                assert!((host.similarity - other.similarity).abs() < 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn several_k_are_what_each_alone_is() {
+        let (bank, queries) = (random(500, 8, 6, 3), random(150, 8, 6, 4));
+        let alone = |k| measure(&bank, &queries, 6, &KnnConfig { k: vec![k], ..config() });
+        let several = KnnConfig { k: vec![20, 1, 5], ..config() };
+        let (device, mut progress) = (Device::default(), Progress::silent());
+        let measured = knn(&bank, &queries, 6, &several, &device, &mut progress).unwrap();
+        for (i, k) in [20, 1, 5].into_iter().enumerate() {
+            let [top1, top5] = alone(k);
+            assert_eq!(
+                (measured.scores[2 * i].mean, measured.scores[2 * i + 1].mean),
+                (top1, top5)
+            );
+            assert_eq!(measured.scores[2 * i].name, format!("k={k} top-1"));
+        }
     }
 
     fn sort_all(bank: &Features, query: &[f32], k: usize) -> Vec<(f64, u32)> {
@@ -255,11 +329,11 @@ mod tests {
         let bank = Features::new(vec![1.0, 0.0, 0.0, 1.0, 0.1, 1.0], 2, vec![0, 1, 1]);
         let queries = Features::new(vec![1.0, 0.2, 0.0, 3.0], 2, vec![0, 1]);
         assert_eq!(find(&bank, &queries, 20)[0].len(), 3);
-        let accuracy = measure(&bank, &queries, 2, &KnnConfig::default());
-        assert_eq!(accuracy, Accuracy { top1: 1.0, top5: 1.0 });
+        let accuracy = measure(&bank, &queries, 2, &config());
+        assert_eq!(accuracy, [1.0, 1.0]);
         // A label that no neighbour has is not among the top five either.
         let stranger = Features::new(vec![1.0, 0.0], 2, vec![2]);
-        assert_eq!(measure(&bank, &stranger, 3, &KnnConfig::default()).top5, 0.0);
+        assert_eq!(measure(&bank, &stranger, 3, &config())[1], 0.0);
     }
 
     #[test]
@@ -267,22 +341,22 @@ mod tests {
         // One neighbour at cosine 1 against three at 0: exp(1 / 0.07) is far more than 3.
         let bank = Features::new(vec![1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0], 2, vec![0, 1, 1, 1]);
         let query = Features::new(vec![2.0, 0.0], 2, vec![0]);
-        assert_eq!(measure(&bank, &query, 2, &KnnConfig::default()).top1, 1.0);
+        assert_eq!(measure(&bank, &query, 2, &config())[0], 1.0);
         // A temperature so high that all weigh the same lets the three win.
-        let flat = KnnConfig { temperature: 1e3, ..KnnConfig::default() };
-        assert_eq!(measure(&bank, &query, 2, &flat).top1, 0.0);
+        let flat = KnnConfig { temperature: 1e3, ..config() };
+        assert_eq!(measure(&bank, &query, 2, &flat)[0], 0.0);
     }
 
     #[test]
     fn names_of_classes_do_not_matter() {
         let (bank, queries) = (random(400, 8, 6, 3), random(150, 8, 6, 4));
-        let before = measure(&bank, &queries, 6, &KnnConfig::default());
+        let before = measure(&bank, &queries, 6, &config());
         let renamed = |features: &Features| {
             let labels = features.labels().iter().map(|label| [4, 0, 5, 1, 3, 2][*label as usize]);
             let rows = (0..features.len()).flat_map(|i| features.row(i).to_vec());
             Features::new(rows.collect(), features.width(), labels.collect())
         };
-        let after = measure(&renamed(&bank), &renamed(&queries), 6, &KnnConfig::default());
+        let after = measure(&renamed(&bank), &renamed(&queries), 6, &config());
         assert_eq!(before, after);
     }
 
@@ -290,8 +364,8 @@ mod tests {
     fn impossible_settings_are_named() {
         let bank = random(4, 2, 2, 5);
         for (name, config) in [
-            ("k", KnnConfig { k: 0, ..KnnConfig::default() }),
-            ("temperature", KnnConfig { temperature: 0.0, ..KnnConfig::default() }),
+            ("knn.k", KnnConfig { k: vec![3, 0], ..config() }),
+            ("knn.temperature", KnnConfig { temperature: 0.0, ..config() }),
         ] {
             let run = knn(&bank, &bank, 2, &config, &Device::default(), &mut Progress::silent());
             assert!(run.unwrap_err().to_string().starts_with(name));

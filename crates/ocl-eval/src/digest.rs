@@ -1,0 +1,102 @@
+//! Digests by which a result says what it was measured on and with.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use ocl_data::Source;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::error::EvalError;
+
+/// A weights file and its content.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct WeightsRecord {
+    /// Where it lay.
+    pub path: PathBuf,
+    /// SHA-256 of its bytes, as `sha256sum` prints it.
+    pub sha256: String,
+}
+
+impl WeightsRecord {
+    /// Reads and digests a file.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn of(path: &Path) -> Result<Self, EvalError> {
+        let failed = |source| EvalError::File { doing: "read", path: path.to_owned(), source };
+        let mut hasher = Sha256::new();
+        let mut file = std::fs::File::open(path).map_err(failed)?;
+        std::io::copy(&mut file, &mut hasher).map_err(failed)?;
+        Ok(Self { path: path.to_owned(), sha256: hex(&hasher.finalize()) })
+    }
+}
+
+/// The first 16 hexadecimal digits of a SHA-256 over what a split holds: for each image its label and its
+/// file's name and length; for sets that lie in memory, its label and pixels.
+///
+/// It tells data sets and versions of them apart for the price of listing them; an image file altered
+/// without changing its length is not seen.
+pub fn digest_of(source: &Source) -> String {
+    let mut hasher = Sha256::new();
+    let labels = source.labels().unwrap_or_default();
+    for index in 0..source.len() {
+        let name = source.name_of(index);
+        let path = Path::new(&name);
+        match path.metadata() {
+            Ok(data) => {
+                // The folder that the data happen to lie in says nothing of them.
+                for part in path.iter().rev().take(2) {
+                    hasher.update(part.as_encoded_bytes());
+                    hasher.update([0]);
+                }
+                hasher.update(data.len().to_le_bytes());
+            }
+            // Not a file of its own; an image that cannot be read adds nothing.
+            Err(_) => hasher.update(source.image(index).unwrap_or_default().pixels),
+        }
+        hasher.update(labels.get(index).copied().unwrap_or(u32::MAX).to_le_bytes());
+    }
+    hex(&hasher.finalize())[..16].to_owned()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ocl_data::{SourceKind, Split};
+
+    #[test]
+    fn a_file_has_the_digest_that_sha256sum_prints() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("abc");
+        std::fs::write(&path, "abc").unwrap();
+        let record = WeightsRecord::of(&path).unwrap();
+        assert!(record.sha256.starts_with("ba7816bf8f01cfea"), "{}", record.sha256);
+        assert!(WeightsRecord::of(&folder.path().join("none")).is_err());
+    }
+
+    #[test]
+    fn a_changed_file_or_class_changes_the_digest_and_another_place_does_not() {
+        let digest = |files: &[(&str, &str)]| {
+            let folder = tempfile::tempdir().unwrap();
+            for (name, text) in files {
+                let path = folder.path().join("train").join(name);
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(path, text).unwrap();
+            }
+            let path = folder.path().to_str().unwrap();
+            digest_of(&Source::open(path, SourceKind::Folder, Split::Train).unwrap())
+        };
+        let first = digest(&[("cat/1.bmp", "BM"), ("dog/2.bmp", "BM")]);
+        assert_eq!(first, digest(&[("cat/1.bmp", "BM"), ("dog/2.bmp", "BM")]));
+        assert_ne!(first, digest(&[("cat/1.bmp", "BM"), ("dog/2.bmp", "BM.")]));
+        assert_ne!(first, digest(&[("cat/1.bmp", "BM"), ("eel/2.bmp", "BM")]));
+    }
+}

@@ -1,0 +1,122 @@
+//! Everything up to the features: whose they are, of what data, read how.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use burn::tensor::Device;
+use ocl_data::{Geometry, SourceKind};
+use ocl_eval::{
+    Circumstances, EvalError, EvalRecipe, ExtractConfig, Extraction, Labelled, Material,
+    Preparation, Progress, Protocol, ResultRecord, Run, Splits, Subject, WeightsRecord,
+    default_encode_batch, features,
+};
+
+use crate::cli::{Common, SubjectArgs};
+
+/// A subject with the features of both splits.
+pub(crate) struct Prepared {
+    /// Where results go.
+    pub(crate) folder: PathBuf,
+    subject: Subject,
+    how: Extraction,
+    data: Labelled,
+    splits: Splits,
+    reading: ExtractConfig,
+    at: Circumstances,
+    device: Device,
+}
+
+/// Whose features, and how images are prepared for it.
+pub(crate) struct Chosen {
+    pub(crate) subject: Subject,
+    pub(crate) preparation: Preparation,
+    pub(crate) weights: Option<PathBuf>,
+    /// The run, if one was named.
+    pub(crate) run: Option<Run>,
+}
+
+impl Chosen {
+    /// The subject that the options name.
+    pub(crate) fn new(common: &Common, args: &SubjectArgs, device: &Device) -> Result<Self> {
+        let run = args.run.as_deref().map(Run::open).transpose()?;
+        let (subject, weights) = match (&run, &args.weights) {
+            (Some(_), None) if args.raw_pixels => (Subject::RawPixels, None),
+            (Some(run), None) if args.untrained => (run.untrained(device)?, None),
+            (Some(run), weights) => {
+                let weights = weights.clone().unwrap_or_else(|| run.final_weights());
+                (run.trained(&weights, device)?, Some(weights))
+            }
+            (None, weights) => {
+                let weights = weights.clone().context("neither --run nor --weights is given")?;
+                (Subject::load(&weights, device)?, Some(weights))
+            }
+        };
+        let mut preparation = match &run {
+            Some(run) => run.preparation(),
+            // The encoder says its own sides.
+            None => Preparation::imagenet(Geometry { image_px: 224, patch_px: 16 }),
+        };
+        preparation.workers = common.workers.unwrap_or(preparation.workers);
+        Ok(Self { subject, preparation, weights, run })
+    }
+}
+
+impl Prepared {
+    /// Opens everything and makes the features.
+    pub(crate) fn new(common: &Common, args: &SubjectArgs) -> Result<Self> {
+        let device = common.backend.device()?;
+        let Chosen { subject, preparation, weights, run } = Chosen::new(common, args, &device)?;
+        let plan = run.as_ref().map(|run| &run.plan.data);
+        let kind = match (&args.data, args.data_kind, plan) {
+            (_, Some(kind), _) => kind,
+            (None, None, Some(plan)) => plan.kind,
+            _ => SourceKind::Auto,
+        };
+        let path = args.data.as_deref().or(plan.map(|plan| plan.path.as_str()));
+        let data = Labelled::open(path.context("--data is not given")?, kind)?;
+        let folder = match (&args.results, &run, &weights) {
+            (Some(folder), ..) => folder.clone(),
+            (None, Some(run), _) => run.folder.clone(),
+            (None, None, weights) => {
+                let beside = weights.as_deref().and_then(Path::parent);
+                beside.unwrap_or(Path::new(".")).to_owned()
+            }
+        };
+        let how = Extraction {
+            pool: args.pool,
+            encode_batch: args.encode_batch.unwrap_or_else(|| default_encode_batch(common.backend)),
+            limits: [args.max_train, args.max_test],
+        };
+        let subjects = [subject];
+        let (made, reading, features_secs) =
+            features(&preparation, &subjects, &data, &how, &device, &mut Progress::stderr())?;
+        let [subject] = subjects;
+        let splits = made.into_iter().next().context("one subject has one set of features")?;
+        let at = Circumstances {
+            weights: weights.as_deref().map(WeightsRecord::of).transpose()?,
+            data: data.record(splits.train.len(), splits.test.len()),
+            features_secs,
+            backend: common.backend.to_string(),
+        };
+        Ok(Self { folder, subject, how, data, splits, reading, at, device })
+    }
+
+    /// Runs one protocol.
+    pub(crate) fn measure(
+        &self,
+        protocol: Protocol,
+        recipe: &EvalRecipe,
+        seeds: u64,
+        progress: &mut Progress,
+    ) -> Result<ResultRecord, EvalError> {
+        let material = Material {
+            subject: &self.subject,
+            pool: self.how.pool,
+            splits: &self.splits,
+            data: &self.data,
+            reading: &self.reading,
+            limits: self.how.limits,
+        };
+        self.at.measure(protocol, recipe, &material, seeds, &self.device, progress)
+    }
+}
