@@ -72,13 +72,19 @@ impl Scratch {
         }
     }
 
-    /// `row[t] = sum_d x[d] turned[d, t]`.
+    /// `row[t] = sum_d x[d] turned[d, t]`, a vector of results at a time in a register.
     #[inline(always)]
     fn project(&mut self, x: &[f32]) {
         let padded = self.row.len();
-        self.row.fill(0.0);
-        for (x, turned) in x.iter().zip(self.turned.chunks_exact(padded)) {
-            axpy(&mut self.row, *x, turned);
+        for (i, row) in self.row.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+            let mut sums = [0.0; 16];
+            for (x, turned) in x.iter().zip(self.turned.chunks_exact(padded)) {
+                let turned = &turned.as_chunks::<16>().0[i];
+                for (sum, turned) in sums.iter_mut().zip(turned) {
+                    *sum += x * turned;
+                }
+            }
+            *row = sums;
         }
     }
 }

@@ -4,21 +4,16 @@
 //! one thread. Sums over chunks are taken in their order, so that results depend on the shapes and the
 //! number of threads, and on nothing else.
 
-use std::ops::Range;
-
 use rayon::prelude::*;
 
 use super::attention::{self, Heads, Scratch};
-use super::math::{
-    View, add_bias, buffer, gelu, gelu_slope, product, product_into, simd, sum_rows,
-};
+use super::gradients::{Outer, weight_gradients};
+use super::math::{add, buffer, gelu, simd, sum_rows};
 use super::norm;
+use super::product::{View, product};
 
 /// Most rows of a chunk. Fewer make packing the matrices felt: 250 rows ran at 0.85 of the speed of 700.
 const CHUNK_ROWS: usize = 704;
-
-/// Rows of a weight's gradient that one task makes, at most and at least, for the same reason.
-const BAND: std::ops::RangeInclusive<usize> = 96..=384;
 
 /// Parameters of a block in timm's order; matrices `[inputs, outputs]`.
 #[derive(Clone, Copy)]
@@ -77,7 +72,7 @@ pub(super) struct Saved {
     middle: Vec<f32>,
     moments2: norm::Moments,
     normed2: Vec<f32>,
-    hidden: Vec<f32>,
+    slope: Vec<f32>,
     active: Vec<f32>,
 }
 
@@ -111,31 +106,35 @@ fn chunk_forward(shape: Shape, p: Parameters<'_>, x: &[f32], out: &mut [f32]) ->
     {
         attention::forward(heads, qkv, mixed, weights, &mut scratch);
     }
-    let mut middle = every_row(x, width, shape.step());
-    add_linear(&mut middle, &mixed, p.proj, [rows, width, width]);
+    // Bias, residual and GELU are applied while a product's sums are at hand.
+    let mut middle = buffer(rows * width);
+    let (weight, bias) = (View::rows(p.proj[0], width), p.proj[1]);
+    product([rows, width, width], View::rows(&mixed, width), weight, |row, column, sums| {
+        let residual = &x[row * shape.step() * width + column..][..sums.len()];
+        let out = &mut middle[row * width + column..][..sums.len()];
+        add(out, residual, sums, &bias[column..]);
+    });
 
     let mut normed2 = buffer(rows * width);
     let moments2 = norm::forward(&middle, p.norm2[0], p.norm2[1], &mut normed2);
-    let mut inner = buffer(rows * hidden);
-    linear(&mut inner, &normed2, p.fc1, [rows, hidden, width]);
+    let mut slope = buffer(rows * hidden);
     let mut active = buffer(rows * hidden);
-    for (active, inner) in active.iter_mut().zip(&inner) {
-        *active = gelu(*inner);
-    }
-    out.copy_from_slice(&middle);
-    add_linear(out, &active, p.fc2, [rows, width, hidden]);
-    Saved {
-        moments1,
-        normed1,
-        qkv,
-        weights,
-        mixed,
-        middle,
-        moments2,
-        normed2,
-        hidden: inner,
-        active,
-    }
+    let (weight, bias) = (View::rows(p.fc1[0], hidden), p.fc1[1]);
+    product([rows, hidden, width], View::rows(&normed2, width), weight, |row, column, sums| {
+        let at = row * hidden + column;
+        let (slope, active) = (&mut slope[at..][..sums.len()], &mut active[at..][..sums.len()]);
+        let bias = &bias[column..][..sums.len()];
+        for i in 0..sums.len() {
+            (active[i], slope[i]) = gelu(sums[i] + bias[i]);
+        }
+    });
+    let (weight, bias) = (View::rows(p.fc2[0], width), p.fc2[1]);
+    product([rows, width, hidden], View::rows(&active, hidden), weight, |row, column, sums| {
+        let at = row * width + column;
+        let residual = &middle[at..][..sums.len()];
+        add(&mut out[at..][..sums.len()], residual, sums, &bias[column..]);
+    });
+    Saved { moments1, normed1, qkv, weights, mixed, middle, moments2, normed2, slope, active }
 }
 
 /// Rows `[q, k, v]` of all tokens; with a `step` above 1, queries are made of every `step`th row alone.
@@ -144,40 +143,22 @@ fn queries_keys_values(x: &[f32], [weight, bias]: [&[f32]; 2], step: usize) -> V
     let (n, d) = (bias.len(), bias.len() / 3);
     let rows = x.len() / d;
     let (x, w) = (View::rows(x, d), View::rows(weight, n));
-    let mut out;
+    let mut out = buffer(rows * n);
+    let mut put = |row: usize, column: usize, sums: &[f32]| {
+        let (out, bias) = (&mut out[row * n + column..], &bias[column..]);
+        for ((out, sum), bias) in out.iter_mut().zip(sums).zip(bias) {
+            *out = sum + bias;
+        }
+    };
     if step == 1 {
-        out = buffer(rows * n);
-        product(&mut out, false, [rows, n, d], x, w);
+        product([rows, n, d], x, w, put);
     } else {
-        out = vec![0.0; rows * n];
-        product_into(&mut out, step * n, false, [rows / step, d, d], x.every(step), w);
-        product_into(&mut out[d..], n, false, [rows, 2 * d, d], x, w.columns(d));
+        product([rows / step, d, d], x.every(step), w, |row, column, sums| {
+            put(row * step, column, sums);
+        });
+        product([rows, 2 * d, d], x, w.columns(d), |row, column, sums| put(row, d + column, sums));
     }
-    add_bias(&mut out, bias);
     out
-}
-
-/// Every `step`th of the rows of `d` values, from the first.
-fn every_row(x: &[f32], d: usize, step: usize) -> Vec<f32> {
-    if step == 1 {
-        x.to_vec()
-    } else {
-        x.chunks_exact(step * d).flat_map(|x| &x[..d]).copied().collect()
-    }
-}
-
-/// `out = x W + b`.
-#[inline(always)]
-fn linear(out: &mut [f32], x: &[f32], [weight, bias]: [&[f32]; 2], [m, n, k]: [usize; 3]) {
-    product(out, false, [m, n, k], View::rows(x, k), View::rows(weight, n));
-    add_bias(out, bias);
-}
-
-/// `out += x W + b`.
-#[inline(always)]
-fn add_linear(out: &mut [f32], x: &[f32], [weight, bias]: [&[f32]; 2], [m, n, k]: [usize; 3]) {
-    product(out, true, [m, n, k], View::rows(x, k), View::rows(weight, n));
-    add_bias(out, bias);
 }
 
 /// Gradients of the parameters, in the order of [`Parameters`], weight before bias.
@@ -261,26 +242,22 @@ fn chunk_backward(
 
     // MLP: out = middle + fc2(gelu(fc1(norm2(middle)))).
     let mut dhidden = buffer(rows * hidden);
-    product(
-        &mut dhidden,
-        false,
-        [rows, hidden, d],
-        View::rows(dout, d),
-        View::rows(p.fc2[0], d).transposed(),
-    );
+    let weight = View::rows(p.fc2[0], d).transposed();
+    product([rows, hidden, d], View::rows(dout, d), weight, |row, column, sums| {
+        let at = row * hidden + column;
+        let (out, slope) = (&mut dhidden[at..][..sums.len()], &saved.slope[at..][..sums.len()]);
+        let total = &mut dbfc1[column..][..sums.len()];
+        for i in 0..sums.len() {
+            out[i] = sums[i] * slope[i];
+            total[i] += out[i];
+        }
+    });
     sum_rows(dout, &mut dbfc2);
-    for (slope, inner) in dhidden.iter_mut().zip(&saved.hidden) {
-        *slope *= gelu_slope(*inner);
-    }
-    sum_rows(&dhidden, &mut dbfc1);
     let mut dnormed = buffer(rows * d);
-    product(
-        &mut dnormed,
-        false,
-        [rows, d, hidden],
-        View::rows(&dhidden, hidden),
-        View::rows(p.fc1[0], hidden).transposed(),
-    );
+    let weight = View::rows(p.fc1[0], hidden).transposed();
+    product([rows, d, hidden], View::rows(&dhidden, hidden), weight, |row, column, sums| {
+        dnormed[row * d + column..][..sums.len()].copy_from_slice(sums);
+    });
     let mut dmiddle = dout.to_vec();
     norm::backward(
         &saved.middle,
@@ -294,13 +271,10 @@ fn chunk_backward(
 
     // Attention: middle = x + proj(attention(qkv(norm1(x)))).
     let mut dmixed = buffer(rows * d);
-    product(
-        &mut dmixed,
-        false,
-        [rows, d, d],
-        View::rows(&dmiddle, d),
-        View::rows(p.proj[0], d).transposed(),
-    );
+    let weight = View::rows(p.proj[0], d).transposed();
+    product([rows, d, d], View::rows(&dmiddle, d), weight, |row, column, sums| {
+        dmixed[row * d + column..][..sums.len()].copy_from_slice(sums);
+    });
     sum_rows(&dmiddle, &mut dbproj);
     let (rows, step) = (x.len() / d, shape.step()); // all tokens again
     let mut dqkv = buffer(rows * 3 * d);
@@ -316,14 +290,19 @@ fn chunk_backward(
     }
     sum_rows(&dqkv, &mut dbqkv);
     let (dy, w) = (View::rows(&dqkv, 3 * d), View::rows(p.qkv[0], 3 * d));
+    dnormed.resize(rows * d, 0.0);
+    let mut put = |row: usize, column: usize, sums: &[f32]| {
+        dnormed[row * d + column..][..sums.len()].copy_from_slice(sums);
+    };
     if step == 1 {
-        product(&mut dnormed, false, [rows, d, 3 * d], dy, w.transposed());
+        product([rows, d, 3 * d], dy, w.transposed(), put);
         dx.copy_from_slice(&dmiddle);
     } else {
-        dnormed = buffer(rows * d);
-        let (keys, queries) = (dy.columns(d), dy.every(step));
-        product(&mut dnormed, false, [rows, d, 2 * d], keys, w.columns(d).transposed());
-        product_into(&mut dnormed, step * d, true, [rows / step, d, d], queries, w.transposed());
+        product([rows, d, 2 * d], dy.columns(d), w.columns(d).transposed(), &mut put);
+        product([rows / step, d, d], dy.every(step), w.transposed(), |row, column, sums| {
+            let out = &mut dnormed[row * step * d + column..];
+            out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
+        });
         dx.fill(0.0);
         for (dx, dmiddle) in dx.chunks_exact_mut(step * d).zip(dmiddle.chunks_exact(d)) {
             dx[..d].copy_from_slice(dmiddle);
@@ -333,56 +312,4 @@ fn chunk_backward(
 
     let vectors = vec![dw1, db1, dbqkv, dbproj, dw2, db2, dbfc1, dbfc2];
     Flow { dqkv, dmiddle, dhidden, vectors }
-}
-
-/// `sum over chunks of x^T dy`, `[inputs, outputs]`: the gradient of a linear layer's weight.
-struct Outer<'a> {
-    inputs: usize,
-    outputs: usize,
-    parts: Vec<Part<'a>>,
-}
-
-/// Some columns of an [`Outer`], to which every `step`th row of the chunks contributes.
-struct Part<'a> {
-    columns: Range<usize>,
-    step: usize,
-    chunks: Vec<(&'a [f32], &'a [f32])>,
-}
-
-impl<'a> Outer<'a> {
-    fn new(inputs: usize, outputs: usize) -> Self {
-        Self { inputs, outputs, parts: vec![] }
-    }
-
-    fn add(&mut self, columns: Range<usize>, step: usize, chunks: Vec<(&'a [f32], &'a [f32])>) {
-        self.parts.push(Part { columns, step, chunks });
-    }
-
-    /// Rows `first..` of the gradient, as many as `out` holds.
-    fn rows(&self, first: usize, out: &mut [f32]) {
-        let rows = out.len() / self.outputs;
-        for Part { columns, step, chunks } in &self.parts {
-            for (chunk, (x, dy)) in chunks.iter().enumerate() {
-                let size = [rows, columns.len(), x.len() / self.inputs / step];
-                let x = View::rows(&x[first..], self.inputs).every(*step).transposed();
-                let dy = View::rows(dy, self.outputs).every(*step).columns(columns.start);
-                product_into(&mut out[columns.start..], self.outputs, chunk > 0, size, x, dy);
-            }
-        }
-    }
-}
-
-/// The gradients of all matrices, in bands of rows that the threads share.
-fn weight_gradients(outers: [Outer<'_>; 4]) -> [Vec<f32>; 4] {
-    let mut gradients = outers.each_ref().map(|outer| buffer(outer.inputs * outer.outputs));
-    let mut tasks = vec![];
-    for (outer, gradient) in outers.iter().zip(&mut gradients) {
-        let share = 2 * outer.inputs / rayon::current_num_threads();
-        let band = share.clamp(*BAND.start(), *BAND.end());
-        for (i, rows) in gradient.chunks_mut(band * outer.outputs).enumerate() {
-            tasks.push((outer, i * band, rows));
-        }
-    }
-    tasks.into_par_iter().for_each(|(outer, first, rows)| outer.rows(first, rows));
-    gradients
 }

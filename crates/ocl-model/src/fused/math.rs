@@ -1,85 +1,8 @@
-//! Matrix products and element-wise functions on slices.
+//! Element-wise functions and sums on slices.
 
 /// Runs `work` compiled for the widest vectors of this processor. What it calls must be inlined.
 pub(super) fn simd<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)
-}
-
-/// A matrix in a slice: element `(row, column)` is `values[row * row_stride + column * column_stride]`.
-#[derive(Clone, Copy)]
-pub(super) struct View<'a> {
-    values: &'a [f32],
-    row_stride: usize,
-    column_stride: usize,
-}
-
-impl<'a> View<'a> {
-    /// Row-major with `columns` columns.
-    pub(super) fn rows(values: &'a [f32], columns: usize) -> Self {
-        Self { values, row_stride: columns, column_stride: 1 }
-    }
-
-    /// The transpose, without moving anything.
-    pub(super) fn transposed(self) -> Self {
-        Self { row_stride: self.column_stride, column_stride: self.row_stride, ..self }
-    }
-
-    /// Every `step`th row, from the first.
-    pub(super) fn every(self, step: usize) -> Self {
-        Self { row_stride: self.row_stride * step, ..self }
-    }
-
-    /// Columns `first..` of a row-major matrix.
-    pub(super) fn columns(self, first: usize) -> Self {
-        Self { values: &self.values[first * self.column_stride..], ..self }
-    }
-
-    fn reaches(&self, rows: usize, columns: usize) -> bool {
-        (rows - 1) * self.row_stride + (columns - 1) * self.column_stride < self.values.len()
-    }
-}
-
-/// `out = a b`, or `out += a b`; `out` is row-major `[m, n]`, `a` `[m, k]`, `b` `[k, n]`. One thread.
-pub(super) fn product(out: &mut [f32], add: bool, size: [usize; 3], a: View<'_>, b: View<'_>) {
-    product_into(out, size[1], add, size, a, b);
-}
-
-/// [`product`] into rows that start every `stride` values; what lies between them is left alone.
-pub(super) fn product_into(
-    out: &mut [f32],
-    stride: usize,
-    add: bool,
-    [m, n, k]: [usize; 3],
-    a: View<'_>,
-    b: View<'_>,
-) {
-    assert!(m > 0 && n > 0 && k > 0, "an empty product: {m} x {n} x {k}");
-    let fits = n <= stride && (m - 1) * stride + n <= out.len();
-    assert!(fits && a.reaches(m, k) && b.reaches(k, n), "a product out of bounds");
-    // SAFETY: the assertion above keeps every access inside the three slices, and `out` is exclusive.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr(),
-            1,
-            stride as isize,
-            add,
-            a.values.as_ptr(),
-            a.column_stride as isize,
-            a.row_stride as isize,
-            b.values.as_ptr(),
-            b.column_stride as isize,
-            b.row_stride as isize,
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
 }
 
 /// A buffer whose values are arbitrary; the caller writes all of them before reading any.
@@ -94,13 +17,11 @@ pub(super) fn buffer(len: usize) -> Vec<f32> {
     values
 }
 
-/// Adds `bias` to every row.
+/// `out = a + (b + c)`.
 #[inline(always)]
-pub(super) fn add_bias(rows: &mut [f32], bias: &[f32]) {
-    for row in rows.chunks_exact_mut(bias.len()) {
-        for (value, b) in row.iter_mut().zip(bias) {
-            *value += b;
-        }
+pub(super) fn add(out: &mut [f32], a: &[f32], b: &[f32], c: &[f32]) {
+    for (((out, a), b), c) in out.iter_mut().zip(a).zip(b).zip(c) {
+        *out = a + (b + c);
     }
 }
 
@@ -153,39 +74,20 @@ pub(super) fn exp_negative(x: f32) -> f32 {
     series * f32::from_bits(power)
 }
 
-/// The error function to 3e-7: a rational minimax fit of `erf(x) / x` in `x^2` on 0..3.95.
-#[allow(clippy::excessive_precision, clippy::approx_constant, reason = "coefficients of the fit")]
+/// Exact GELU, `x Phi(x)`, and its derivative, `Phi(x) + x phi(x)`, to 3e-7.
+///
+/// `Phi(-|x|) = e^(-x^2/2) P(t) / 2` with `t = 1 / (1 + 0.2316419 |x|)`, Abramowitz and Stegun 26.2.17: the
+/// exponential serves both, and small tails keep their digits.
 #[inline(always)]
-pub(super) fn erf(x: f32) -> f32 {
-    let x = x.clamp(-3.95, 3.95);
-    let u = x * x;
-    let p = 2.011_739_8e-6;
-    let p = 2.875_990_2e-4 + u * p;
-    let p = 3.917_280e-3 + u * p;
-    let p = 5.320_695e-2 + u * p;
-    let p = 0.194_034_9 + u * p;
-    let p = 1.128_379 + u * p;
-    let q = 3.783_959_9e-5;
-    let q = 1.198_190_1e-3 + u * q;
-    let q = 1.527_063_1e-2 + u * q;
-    let q = 0.115_590_42 + u * q;
-    let q = 0.505_290_45 + u * q;
-    let q = 1.0 + u * q;
-    x * p / q
-}
-
-/// Exact GELU, `x Phi(x)`.
-#[inline(always)]
-pub(super) fn gelu(x: f32) -> f32 {
-    0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
-}
-
-/// Its derivative, `Phi(x) + x phi(x)`.
-#[inline(always)]
-pub(super) fn gelu_slope(x: f32) -> f32 {
+pub(super) fn gelu(x: f32) -> (f32, f32) {
     const DENSITY: f32 = 0.398_942_3;
-    0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
-        + x * DENSITY * exp_negative(-0.5 * x * x)
+    let density = DENSITY * exp_negative(-0.5 * x * x);
+    let t = 1.0 / (1.0 + 0.231_641_9 * x.abs());
+    let p = -1.821_256 + t * 1.330_274_5;
+    let p = -0.356_563_78 + t * (1.781_477_9 + t * p);
+    let tail = density * (t * (0.319_381_54 + t * p));
+    let below = if x < 0.0 { tail } else { 1.0 - tail };
+    (x * below, below + x * density)
 }
 
 #[cfg(test)]
@@ -206,24 +108,9 @@ mod tests {
             (0.7, 0.530_625_4, 0.976_614_1),
             (2.0, 1.954_499_7, 1.085_231_8),
         ] {
-            assert!((gelu(x) - value).abs() < 1e-6, "gelu {x}: {}", gelu(x));
-            assert!((gelu_slope(x) - slope).abs() < 1e-6, "slope {x}: {}", gelu_slope(x));
+            let (ours, rise) = gelu(x);
+            assert!((ours - value).abs() < 1e-6, "gelu {x}: {ours}");
+            assert!((rise - slope).abs() < 1e-6, "slope {x}: {rise}");
         }
-    }
-
-    #[test]
-    fn products_follow_their_strides() {
-        let (a, b) = ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [1.0, 0.0, 2.0, 1.0, 0.0, 3.0]);
-        let mut out = vec![1.0; 4];
-        product(&mut out, true, [2, 2, 3], View::rows(&a, 3), View::rows(&b, 2));
-        assert_eq!(out, [6.0, 12.0, 15.0, 24.0]);
-        let mut out = vec![0.0; 9];
-        product(&mut out, false, [3, 3, 2], View::rows(&a, 3).transposed(), View::rows(&b, 3));
-        assert_eq!(out, [5.0, 0.0, 14.0, 7.0, 0.0, 19.0, 9.0, 0.0, 24.0]);
-        // Every second row of a `[3, 2]` by the second column of a `[2, 3]`, into a column of its own.
-        let mut out = [9.0; 5];
-        let right = View::rows(&a, 3).columns(1);
-        product_into(&mut out[1..], 2, false, [2, 1, 2], View::rows(&a, 2).every(2), right);
-        assert_eq!(out, [9.0, 12.0, 9.0, 40.0, 9.0]);
     }
 }

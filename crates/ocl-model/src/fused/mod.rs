@@ -5,9 +5,13 @@
 //! every gradient is tested below.
 
 mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod block;
+mod gradients;
 mod math;
 mod norm;
+mod product;
 
 use std::fmt;
 use std::sync::Arc;
