@@ -42,7 +42,7 @@ mod sample;
 mod source;
 mod view;
 
-pub use decode::{ImageHeader, MAX_PIXELS, decode};
+pub use decode::{ImageHeader, MAX_PIXELS, PartDecoder, decode};
 pub use error::{ImageError, LoaderError, SourceError};
 pub use geometry::{Geometry, Normalisation, kept_patches};
 pub use loader::{Batch, Loader, LoaderConfig, Order};

@@ -1,8 +1,7 @@
 //! One sample: draw the crop and the patches, then make just those pixels.
 
-use crate::decode::ImageHeader;
+use crate::decode::{ImageHeader, PartDecoder};
 use crate::error::ImageError;
-use crate::geometry::Geometry;
 use crate::patchify::{PatchCut, write_row};
 use crate::pixels::RgbImage;
 use crate::random::{Purpose, draws};
@@ -15,6 +14,7 @@ pub(crate) struct SampleMaker {
     view: View,
     seed: u64,
     table: Box<[[f32; 3]; 256]>,
+    decoder: PartDecoder,
     resampler: Resampler,
     bytes: Vec<u8>,
     image: RgbImage,
@@ -22,6 +22,10 @@ pub(crate) struct SampleMaker {
     pixels: Vec<u8>,
     /// The kept patches of the sample at hand, in order.
     kept: Vec<u32>,
+    /// What is made of the resized picture (the kept patches, or the whole crop), and the boxes of the
+    /// image that it is made from.
+    made: Vec<Crop>,
+    sources: Vec<Crop>,
 }
 
 impl SampleMaker {
@@ -31,11 +35,14 @@ impl SampleMaker {
             view,
             seed,
             table: view.normalisation().table(),
+            decoder: PartDecoder::new(),
             resampler: Resampler::new(),
             bytes: Vec::new(),
             image: RgbImage::default(),
             pixels: Vec::new(),
             kept: Vec::new(),
+            made: Vec::new(),
+            sources: Vec::new(),
         }
     }
 
@@ -59,18 +66,21 @@ impl SampleMaker {
             Some(header) => (header.width_px, header.height_px),
             None => (self.image.width_px, self.image.height_px),
         };
-        let geometry = self.view.geometry();
         let (frame, flipped) = match &self.view {
             View::Train(view) => self.train_frame(view, width, height, epoch, sample),
             View::Eval(view) => (center_frame(view, width, height), false),
         };
         self.draw_kept(epoch, sample);
+        self.plan(&frame, flipped);
         if let Some(header) = header {
-            let rows = self.rows_needed(&frame, geometry);
-            header.decode(&mut self.bytes, rows, &mut self.image)?;
+            self.sources.clear();
+            let resampler = &mut self.resampler;
+            let source = |part| resampler.source_part(&frame.window, part);
+            self.sources.extend(self.made.iter().map(source));
+            self.decoder.decode(&header, &mut self.bytes, &self.sources, &mut self.image)?;
         }
         positions.extend_from_slice(&self.kept);
-        self.write_patches(&frame, flipped, geometry, patches);
+        self.write_patches(&frame, flipped, patches);
         Ok(())
     }
 
@@ -103,56 +113,57 @@ impl SampleMaker {
         }
     }
 
-    /// The first so many rows of the image that the kept patches are made from.
-    fn rows_needed(&mut self, frame: &Frame, geometry: Geometry) -> u32 {
-        let grid = geometry.grid() as u32;
-        let lowest = self.kept.iter().map(|patch| patch / grid).max().unwrap_or(0);
-        let end = frame.y_px + (lowest + 1) * geometry.patch_px;
-        self.resampler.source_rows(&frame.window, end - 1..end).end
-    }
-
-    fn write_patches(
-        &mut self,
-        frame: &Frame,
-        flipped: bool,
-        geometry: Geometry,
-        out: &mut Vec<f32>,
-    ) {
-        let (side, patch_px, grid) = (geometry.image_px, geometry.patch_px, geometry.grid() as u32);
+    /// Decides what of the resized picture is made.
+    ///
+    /// Neighbouring patches share the pixels that their filters reach; when many are kept, making the
+    /// crop once and cutting it is less work. The values are the same either way.
+    fn plan(&mut self, frame: &Frame, flipped: bool) {
+        let geometry = self.view.geometry();
+        let (patch_px, grid) = (geometry.patch_px, geometry.grid() as u32);
         let part = |x_px, y_px, side| Crop {
             x_px: frame.x_px + x_px,
             y_px: frame.y_px + y_px,
             width_px: side,
             height_px: side,
         };
-        // A mirrored crop has its patch column c where the unmirrored one has grid - 1 - c.
-        let unmirrored = |patch: u32| {
-            let (y, x) = (patch / grid, patch % grid);
-            y * grid + if flipped { grid - 1 - x } else { x }
-        };
-        // Neighbouring patches share the rows that their filters reach; when many are kept, making
-        // the crop once and cutting it is less work. The values are the same either way.
-        let whole = self.kept.len() * 3 > geometry.patches();
-        let made = if whole { side } else { patch_px };
-        self.pixels.resize(made as usize * made as usize * 3, 0);
-        if whole {
-            self.resampler.part(&self.image, &frame.window, &part(0, 0, side), &mut self.pixels);
+        self.made.clear();
+        if self.kept.len() * 3 > geometry.patches() {
+            self.made.push(part(0, 0, geometry.image_px));
+            return;
         }
-        for &patch in &self.kept {
-            let grid_patch = unmirrored(patch);
+        self.made.extend(self.kept.iter().map(|patch| {
+            let place = unmirrored(*patch, grid, flipped);
+            part(place % grid * patch_px, place / grid * patch_px, patch_px)
+        }));
+    }
+
+    fn write_patches(&mut self, frame: &Frame, flipped: bool, out: &mut Vec<f32>) {
+        let geometry = self.view.geometry();
+        let whole = self.made[0].width_px == geometry.image_px;
+        for part in &self.made {
+            self.pixels.resize(part.width_px as usize * part.height_px as usize * 3, 0);
+            self.resampler.part(&self.image, &frame.window, part, &mut self.pixels);
             if whole {
-                let cut = PatchCut { grid_patch, geometry, flipped };
-                cut.write(&self.pixels, &self.table, out);
-                continue;
+                break;
             }
-            let (x, y) = (grid_patch % grid * patch_px, grid_patch / grid * patch_px);
-            let part = part(x, y, patch_px);
-            self.resampler.part(&self.image, &frame.window, &part, &mut self.pixels);
-            for row in self.pixels.chunks_exact(patch_px as usize * 3) {
+            for row in self.pixels.chunks_exact(geometry.patch_px as usize * 3) {
                 write_row(row, &self.table, flipped, out);
             }
         }
+        if whole {
+            for patch in &self.kept {
+                let grid_patch = unmirrored(*patch, geometry.grid() as u32, flipped);
+                let cut = PatchCut { grid_patch, geometry, flipped };
+                cut.write(&self.pixels, &self.table, out);
+            }
+        }
     }
+}
+
+/// A mirrored crop has its patch column `c` where the unmirrored one has `grid - 1 - c`.
+fn unmirrored(patch: u32, grid: u32, flipped: bool) -> u32 {
+    let (y, x) = (patch / grid, patch % grid);
+    y * grid + if flipped { grid - 1 - x } else { x }
 }
 
 /// A resized picture and where in it the crop of `image_px` squared lies.

@@ -7,6 +7,7 @@
 use image::metadata::Orientation;
 use libjpeg_turbo_rs::{DecodeLimits, Decoder, PixelFormat};
 
+use super::markers::Markers;
 use super::{MAX_DECODER_BYTES, MAX_PIXELS};
 use crate::error::ImageError;
 use crate::pixels::RgbImage;
@@ -34,39 +35,21 @@ impl JpegHeader {
         let damaged = |what: &str| {
             ImageError::Jpeg(libjpeg_turbo_rs::JpegError::CorruptData(what.to_string()))
         };
+        let mut markers = Markers::new(bytes);
         let mut orientation = None;
         let mut frame: Option<(u8, usize)> = None;
-        let mut at = 2;
         loop {
-            // Any number of fill bytes 0xFF may stand before a marker (ITU T.81, B.1.1.2).
-            if bytes.get(at) != Some(&0xFF) {
-                return Err(damaged("no marker where one must be, or the header is cut short"));
-            }
-            while bytes.get(at) == Some(&0xFF) {
-                at += 1;
-            }
-            let marker = *bytes.get(at).ok_or_else(|| damaged("the header is cut short"))?;
-            at += 1;
-            if matches!(marker, 0x01 | 0xD0..=0xD8) {
-                continue;
-            }
-            let len = match bytes.get(at..at + 2) {
-                Some(len) if marker != 0xD9 => usize::from(u16::from_be_bytes([len[0], len[1]])),
-                _ => return Err(damaged("no scan before the end")),
-            };
-            let segment = bytes
-                .get(at + 2..at + len.max(2))
-                .ok_or_else(|| damaged("the header is cut short"))?;
-            match marker {
-                // Frame headers; 0xC4, 0xC8 and 0xCC share the range and are not.
-                0xC0..=0xCF if !matches!(marker, 0xC4 | 0xC8 | 0xCC) => {
-                    if segment.len() < 6 {
+            let segment = markers.next().map_err(damaged)?;
+            match segment.marker {
+                _ if segment.is_frame() => {
+                    if segment.content.len() < 6 {
                         return Err(damaged("the frame header is cut short"));
                     }
-                    frame = Some((marker, at + 2));
+                    frame = Some((segment.marker, segment.at));
                 }
                 0xE1 if orientation.is_none() => {
                     orientation = segment
+                        .content
                         .strip_prefix(b"Exif\0\0")
                         .and_then(Orientation::from_exif_chunk)
                         .map(Orientation::to_exif);
@@ -78,9 +61,9 @@ impl JpegHeader {
                     // Huffman-coded, sequential, 8 bits, every component in this one scan, and whole.
                     let early = matches!(kind, 0xC0 | 0xC1)
                         && frame[0] == 8
-                        && segment.first() == Some(&components)
+                        && segment.content.first() == Some(&components)
                         && components > 1
-                        && ends_properly(&bytes[at..]);
+                        && ends_properly(&bytes[segment.at..]);
                     return Ok(JpegHeader {
                         height_px: u32::from(u16::from_be_bytes([frame[1], frame[2]])),
                         width_px: u32::from(u16::from_be_bytes([frame[3], frame[4]])),
@@ -91,8 +74,12 @@ impl JpegHeader {
                 }
                 _ => {}
             }
-            at += len.max(2);
         }
+    }
+
+    /// What the EXIF block says: 1 to 8.
+    pub(super) fn orientation(&self) -> u8 {
+        self.orientation
     }
 
     /// Width and height once the orientation is applied.

@@ -2,11 +2,14 @@
 
 mod container;
 mod jpeg;
+mod markers;
+mod sparse;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::error::ImageError;
 use crate::pixels::RgbImage;
+use crate::view::Crop;
 
 /// The most pixels an image may have: 200 million, 600 MB of RGB. A header that promises more is
 /// refused before memory is taken.
@@ -107,6 +110,53 @@ impl ImageHeader {
                 Ok(())
             }
         }
+    }
+}
+
+/// Decodes parts of images: of a baseline JPEG only the blocks that they need, of other files all there
+/// is down to the last row of them. Memory and tables are kept from one image to the next.
+#[derive(Default)]
+pub struct PartDecoder {
+    sparse: sparse::SparseDecoder,
+}
+
+impl PartDecoder {
+    /// An empty one.
+    pub fn new() -> PartDecoder {
+        PartDecoder::default()
+    }
+
+    /// Decodes the boxes `parts` of the upright image. `image` then is as wide as the upright image;
+    /// what of it lies in no part is unspecified, and its vector may be longer than its pixels. The
+    /// bytes must be those that the header was read from; they may be altered.
+    ///
+    /// # Errors
+    /// [`ImageError`] when the data are damaged or cut short.
+    ///
+    /// # Panics
+    /// If a part reaches beyond the image.
+    pub fn decode(
+        &mut self,
+        header: &ImageHeader,
+        bytes: &mut [u8],
+        parts: &[Crop],
+        image: &mut RgbImage,
+    ) -> Result<(), ImageError> {
+        let inside = |part: &Crop| {
+            part.x_px + part.width_px <= header.width_px
+                && part.y_px + part.height_px <= header.height_px
+        };
+        assert!(parts.iter().all(inside), "parts of {header:?}: {parts:?}");
+        if let Kind::Jpeg(jpeg) = &header.kind {
+            let orientation = jpeg.orientation();
+            let sparse = &mut self.sparse;
+            let done = guarded(|| Ok(sparse.decode(bytes, orientation, parts, image)));
+            if matches!(done, Ok(Some(()))) {
+                return Ok(());
+            }
+        }
+        let rows = parts.iter().map(|part| part.y_px + part.height_px).max().unwrap_or(1);
+        header.decode(bytes, rows, image)
     }
 }
 

@@ -107,6 +107,21 @@ impl Resampler {
         }
     }
 
+    /// The box of the image that the pixels `part` (a box in the resized picture) of `window` are made
+    /// from.
+    pub fn source_part(&mut self, window: &Window, part: &Crop) -> Crop {
+        let rows = self.source_rows(window, part.y_px..part.y_px + part.height_px);
+        let xs = part.x_px..part.x_px + part.width_px;
+        self.columns.prepare(window.source.width_px, window.width_px, xs.clone());
+        let columns = self.columns.reach(xs);
+        Crop {
+            x_px: window.source.x_px + columns.start,
+            y_px: rows.start,
+            width_px: columns.end - columns.start,
+            height_px: rows.end - rows.start,
+        }
+    }
+
     /// The rows of the image that the resized rows `ys` of `window` are made from.
     pub fn source_rows(&mut self, window: &Window, ys: Range<u32>) -> Range<u32> {
         self.rows.prepare(window.source.height_px, window.height_px, ys.clone());
