@@ -2,7 +2,7 @@
 //!
 //! The path of one sample, a file per arrow:
 //! bytes ([`Source`]) -> the crop is drawn ([`sample_crop`]) -> the kept patches are drawn ([`Keep`])
-//! -> only the rows they need are decoded ([`ImageHeader`]) -> only they are resampled
+//! -> only the blocks they need are decoded ([`PartDecoder`]) -> only they are resampled
 //! ([`Resampler`], Pillow's antialiased bicubic bit for bit) -> normalised floats -> [`Batch`].
 //!
 //! Nothing random comes from the order in which threads run: every draw is a function of

@@ -38,7 +38,7 @@ impl Smoother {
         // Where chroma has half the rows, a row lies a quarter from the nearer one of chroma's.
         let (near, far) = match down {
             1 => (y, y),
-            _ if y % 2 == 0 => (y / 2, (y / 2).saturating_sub(1)),
+            _ if y.is_multiple_of(2) => (y / 2, (y / 2).saturating_sub(1)),
             _ => (y / 2, (y / 2 + 1).min(plane.height - 1)),
         };
         if across == 1 {

@@ -17,13 +17,12 @@ const fn natural() -> [u8; 128] {
     while k < 64 {
         order[k] = (y * 8 + x) as u8;
         let up = (x + y) % 2 == 0;
-        if up && x == 7 {
-            y += 1;
-        } else if up && y == 0 {
+        // At an edge one step along it, else one along the diagonal.
+        let (along_x, along_y) =
+            if up { (y == 0 && x < 7, x == 7) } else { (y == 7, x == 0 && y < 7) };
+        if along_x {
             x += 1;
-        } else if !up && y == 7 {
-            x += 1;
-        } else if !up && x == 0 {
+        } else if along_y {
             y += 1;
         } else if up {
             (x, y) = (x + 1, y - 1);
