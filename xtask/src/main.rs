@@ -4,6 +4,7 @@
 //! the programs' own. It depends on neither burn nor our crates, so it builds in seconds.
 
 mod backend;
+mod bench_data;
 mod checks;
 mod command;
 mod programs;
@@ -58,6 +59,12 @@ const COMMANDS: &[Entry] = &[
         does: "the benchmarks; further arguments go to `cargo bench`",
         example: "cargo xtask bench -p ocl-data",
         run: checks::bench,
+    },
+    Entry {
+        name: "bench-data",
+        does: "images per second from a folder or shards, and the time of each stage",
+        example: "cargo xtask bench-data photos/ --mask-ratio 0.9 --workers 1",
+        run: bench_data::bench_data,
     },
     Entry {
         name: "ci",

@@ -45,7 +45,7 @@ mod view;
 pub use decode::{ImageHeader, MAX_PIXELS, PartDecoder, decode};
 pub use error::{ImageError, LoaderError, SourceError};
 pub use geometry::{Geometry, Normalisation, kept_patches};
-pub use loader::{Batch, Loader, LoaderConfig, Order};
+pub use loader::{Batch, Loader, LoaderConfig, Order, StageTimes};
 pub use patchify::patchify;
 pub use pixels::RgbImage;
 pub use random::Draws;

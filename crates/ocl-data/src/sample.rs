@@ -1,12 +1,16 @@
 //! One sample: draw the crop and the patches, then make just those pixels.
 
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
 use crate::decode::{ImageHeader, PartDecoder};
 use crate::error::ImageError;
+use crate::loader::StageTimes;
 use crate::patchify::{PatchCut, write_row};
 use crate::pixels::RgbImage;
 use crate::random::{Purpose, draws};
 use crate::resample::{Resampler, Window};
-use crate::source::{Source, Stored};
+use crate::source::{Room, Source, Stored};
 use crate::view::{Crop, EvalView, Keep, TrainView, View, sample_crop};
 
 /// Makes samples of one view, one after the other; each worker has its own.
@@ -26,6 +30,9 @@ pub(crate) struct SampleMaker {
     /// image that it is made from.
     made: Vec<Crop>,
     sources: Vec<Crop>,
+    /// The path of the file at hand.
+    path: PathBuf,
+    stages: StageTimes,
 }
 
 impl SampleMaker {
@@ -43,6 +50,8 @@ impl SampleMaker {
             kept: Vec::new(),
             made: Vec::new(),
             sources: Vec::new(),
+            path: PathBuf::new(),
+            stages: StageTimes::default(),
         }
     }
 
@@ -58,7 +67,12 @@ impl SampleMaker {
         patches: &mut Vec<f32>,
         positions: &mut Vec<u32>,
     ) -> Result<(), ImageError> {
-        let header = match source.fetch(sample as usize, &mut self.bytes, &mut self.image)? {
+        self.stages.images += 1;
+        let mut clock = Clock::start();
+        let room = Room { path: &mut self.path, bytes: &mut self.bytes, image: &mut self.image };
+        let stored = source.fetch(sample as usize, room);
+        clock.lap(&mut self.stages.read);
+        let header = match stored? {
             Stored::Encoded => Some(ImageHeader::read(&self.bytes)?),
             Stored::Pixels => None,
         };
@@ -77,11 +91,22 @@ impl SampleMaker {
             let resampler = &mut self.resampler;
             let source = |part| resampler.source_part(&frame.window, part);
             self.sources.extend(self.made.iter().map(source));
-            self.decoder.decode(&header, &mut self.bytes, &self.sources, &mut self.image)?;
+            let (parts, image) = (&self.sources, &mut self.image);
+            let decoded = self.decoder.decode(&header, &mut self.bytes, parts, image);
+            let colour = self.decoder.colour_time();
+            clock.lap(&mut self.stages.decode);
+            self.stages.decode = self.stages.decode.saturating_sub(colour);
+            self.stages.colour += colour;
+            decoded?;
         }
         positions.extend_from_slice(&self.kept);
-        self.write_patches(&frame, flipped, patches);
+        self.write_patches(&frame, flipped, patches, &mut clock);
         Ok(())
+    }
+
+    /// What was spent since this was last asked.
+    pub(crate) fn take_stages(&mut self) -> StageTimes {
+        std::mem::take(&mut self.stages)
     }
 
     fn train_frame(
@@ -137,18 +162,26 @@ impl SampleMaker {
         }));
     }
 
-    fn write_patches(&mut self, frame: &Frame, flipped: bool, out: &mut Vec<f32>) {
+    fn write_patches(
+        &mut self,
+        frame: &Frame,
+        flipped: bool,
+        out: &mut Vec<f32>,
+        clock: &mut Clock,
+    ) {
         let geometry = self.view.geometry();
         let whole = self.made[0].width_px == geometry.image_px;
         for part in &self.made {
             self.pixels.resize(part.width_px as usize * part.height_px as usize * 3, 0);
             self.resampler.part(&self.image, &frame.window, part, &mut self.pixels);
+            clock.lap(&mut self.stages.resize);
             if whole {
                 break;
             }
             for row in self.pixels.chunks_exact(geometry.patch_px as usize * 3) {
                 write_row(row, &self.table, flipped, out);
             }
+            clock.lap(&mut self.stages.normalise);
         }
         if whole {
             for patch in &self.kept {
@@ -156,7 +189,24 @@ impl SampleMaker {
                 let cut = PatchCut { grid_patch, geometry, flipped };
                 cut.write(&self.pixels, &self.table, out);
             }
+            clock.lap(&mut self.stages.normalise);
         }
+    }
+}
+
+/// Tells how long each stage took.
+struct Clock(Instant);
+
+impl Clock {
+    fn start() -> Clock {
+        Clock(Instant::now())
+    }
+
+    /// Adds what has passed since the last lap.
+    fn lap(&mut self, stage: &mut Duration) {
+        let now = Instant::now();
+        *stage += now - self.0;
+        self.0 = now;
     }
 }
 

@@ -165,6 +165,6 @@ fn loader_config(plan: &Plan, run: &Path, step: u64) -> LoaderConfig {
         first_batch: step % plan.steps_per_epoch,
         max_bad_share: plan.data.max_bad_share,
         quarantine: Some(run.join("quarantine.jsonl")),
-        subset: None,
+        ..LoaderConfig::default()
     }
 }

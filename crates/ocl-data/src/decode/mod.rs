@@ -6,6 +6,7 @@ mod markers;
 mod sparse;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use crate::error::ImageError;
 use crate::pixels::RgbImage;
@@ -118,6 +119,7 @@ impl ImageHeader {
 #[derive(Default)]
 pub struct PartDecoder {
     sparse: sparse::SparseDecoder,
+    colour: Duration,
 }
 
 impl PartDecoder {
@@ -147,16 +149,25 @@ impl PartDecoder {
                 && part.y_px + part.height_px <= header.height_px
         };
         assert!(parts.iter().all(inside), "parts of {header:?}: {parts:?}");
+        self.colour = Duration::ZERO;
         if let Kind::Jpeg(jpeg) = &header.kind {
             let orientation = jpeg.orientation();
             let sparse = &mut self.sparse;
             let done = guarded(|| Ok(sparse.decode(bytes, orientation, parts, image)));
-            if matches!(done, Ok(Some(()))) {
+            if let Ok(Some(colour)) = done {
+                self.colour = colour;
                 return Ok(());
             }
         }
         let rows = parts.iter().map(|part| part.y_px + part.height_px).max().unwrap_or(1);
         header.decode(bytes, rows, image)
+    }
+}
+
+impl PartDecoder {
+    /// How much of the last image's time went into smoothing and colours.
+    pub(crate) fn colour_time(&self) -> Duration {
+        self.colour
     }
 }
 

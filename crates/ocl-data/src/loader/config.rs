@@ -33,10 +33,17 @@ pub struct LoaderConfig {
     pub quarantine: Option<PathBuf>,
     /// Only these samples of the source.
     pub subset: Option<Vec<u32>>,
+    /// Which of `world_size` processes this one is, from 0. The epoch's batches go to the processes in
+    /// turn, so that no two share a sample. A shuffled epoch has as many batches for each of them and
+    /// drops what is left; of a sequential one nothing is dropped, and some may have a batch less.
+    pub rank: usize,
+    /// Processes that share the epochs.
+    pub world_size: usize,
 }
 
 impl Default for LoaderConfig {
-    /// 256 images, one worker, seed 0, one shuffled epoch, at most 5 % unreadable, no quarantine file.
+    /// 256 images, one worker, seed 0, one shuffled epoch, at most 5 % unreadable, no quarantine file, one
+    /// process.
     fn default() -> LoaderConfig {
         LoaderConfig {
             batch: 256,
@@ -48,6 +55,8 @@ impl Default for LoaderConfig {
             max_bad_share: 0.05,
             quarantine: None,
             subset: None,
+            rank: 0,
+            world_size: 1,
         }
     }
 }

@@ -8,6 +8,7 @@
 mod config;
 mod order;
 mod quarantine;
+mod stages;
 mod worker;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -19,11 +20,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 pub use config::{Batch, LoaderConfig, Order};
+pub use stages::StageTimes;
 
 use crate::error::LoaderError;
 use crate::source::Source;
 use crate::view::View;
-use order::EpochOrder;
+use order::{BatchId, EpochOrder, batches_per_epoch};
 use quarantine::Quarantine;
 use worker::{Chunk, Outcome, Task};
 
@@ -55,13 +57,10 @@ pub struct Loader {
     workers: Vec<JoinHandle<()>>,
     quarantine: Quarantine,
     waited: Duration,
+    stages: StageTimes,
+    /// Taken chunks, whose memory the next ones use.
+    spare: Vec<Chunk>,
     failed: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct BatchId {
-    epoch: u64,
-    index: u64,
 }
 
 impl Loader {
@@ -104,6 +103,8 @@ impl Loader {
             workers: Vec::new(),
             quarantine,
             waited: Duration::ZERO,
+            stages: StageTimes::default(),
+            spare: Vec::new(),
             failed: false,
             config,
         };
@@ -126,7 +127,7 @@ impl Loader {
         Ok(loader)
     }
 
-    /// Batches of a whole epoch.
+    /// Batches of a whole epoch; of several processes, this one's.
     pub fn batches_per_epoch(&self) -> u64 {
         batches_per_epoch(self.samples.len(), &self.config)
     }
@@ -136,36 +137,34 @@ impl Loader {
         self.quarantine.bad()
     }
 
+    /// What the workers have spent on the batches taken so far.
+    pub fn stage_times(&self) -> StageTimes {
+        self.stages
+    }
+
     /// How long the consumer has waited in `next` so far.
     pub fn wait_time(&self) -> Duration {
         self.waited
     }
 
-    fn after(&self, batch: BatchId) -> BatchId {
-        if batch.index + 1 < self.batches_per_epoch() {
-            BatchId { index: batch.index + 1, ..batch }
-        } else {
-            BatchId { epoch: batch.epoch + 1, index: 0 }
-        }
-    }
-
     /// Keeps the wanted batch and `BATCHES_AHEAD` more under way.
     fn hand_out(&mut self) {
         while self.under_way.len() <= BATCHES_AHEAD && self.ahead.epoch < self.config.epochs.end {
-            let BatchId { epoch, index } = self.ahead;
+            let BatchId { epoch, .. } = self.ahead;
             let order = match &self.order {
                 Some(order) if order.epoch == epoch => Arc::clone(order),
                 _ => Arc::new(EpochOrder::new(epoch, Arc::clone(&self.samples), &self.config)),
             };
             self.order = Some(Arc::clone(&order));
-            let start = index as usize * self.config.batch;
-            let end = (start + self.config.batch).min(self.samples.len());
+            let positions = self.ahead.positions(self.samples.len(), &self.config);
+            let end = positions.end;
             let mut chunks = 0;
-            for from in (start..end).step_by(CHUNK) {
+            for from in positions.step_by(CHUNK) {
                 let task = Task {
                     number: self.handed_out,
                     positions: from..(from + CHUNK).min(end),
                     order: Arc::clone(&order),
+                    room: self.spare.pop().unwrap_or_default(),
                 };
                 if let Some(tasks) = &self.tasks {
                     // It fails only when every worker is gone, which the wait for outcomes reports.
@@ -175,7 +174,7 @@ impl Loader {
                 chunks += 1;
             }
             self.under_way.push_back(chunks);
-            self.ahead = self.after(self.ahead);
+            self.ahead = self.ahead.after(self.batches_per_epoch());
         }
     }
 
@@ -217,21 +216,16 @@ impl Loader {
             batch.samples.extend_from_slice(&chunk.samples);
             batch.patches.extend_from_slice(&chunk.patches);
             batch.positions.extend_from_slice(&chunk.positions);
+            self.stages += chunk.stages;
+            self.spare.push(chunk);
         }
         batch.images = batch.samples.len();
         if let Some(labels) = self.source.labels() {
             batch.labels = batch.samples.iter().map(|&sample| labels[sample as usize]).collect();
         }
-        self.wanted = self.after(self.wanted);
+        self.wanted = self.wanted.after(self.batches_per_epoch());
         self.hand_out();
         Ok(Some(batch))
-    }
-}
-
-fn batches_per_epoch(samples: usize, config: &LoaderConfig) -> u64 {
-    match config.order {
-        Order::Shuffled => (samples / config.batch) as u64,
-        Order::Sequential => samples.div_ceil(config.batch) as u64,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Which sample stands where in an epoch, and who steps in for an unreadable one.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::{LoaderConfig, Order};
@@ -52,6 +53,42 @@ impl EpochOrder {
     }
 }
 
+/// A batch of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BatchId {
+    pub(super) epoch: u64,
+    pub(super) index: u64,
+}
+
+impl BatchId {
+    /// The one that follows.
+    pub(super) fn after(self, per_epoch: u64) -> BatchId {
+        if self.index + 1 < per_epoch {
+            BatchId { index: self.index + 1, ..self }
+        } else {
+            BatchId { epoch: self.epoch + 1, index: 0 }
+        }
+    }
+
+    /// Where in the order of its epoch, of so many samples, its own stand.
+    pub(super) fn positions(self, samples: usize, config: &LoaderConfig) -> Range<usize> {
+        let start = (self.index as usize * config.world_size + config.rank) * config.batch;
+        start..(start + config.batch).min(samples)
+    }
+}
+
+/// Batches of a whole epoch that are this process's.
+pub(super) fn batches_per_epoch(samples: usize, config: &LoaderConfig) -> u64 {
+    let batches = match config.order {
+        Order::Shuffled => samples / config.batch / config.world_size,
+        Order::Sequential => {
+            let all = samples.div_ceil(config.batch);
+            all.saturating_sub(config.rank).div_ceil(config.world_size)
+        }
+    };
+    batches as u64
+}
+
 /// The samples to run over, and the checks of all settings that concern them.
 pub(super) fn samples(source: &Source, config: &mut LoaderConfig) -> Result<Vec<u32>, LoaderError> {
     let fault = |setting, reason| Err(LoaderError::Setting { setting, reason });
@@ -61,6 +98,10 @@ pub(super) fn samples(source: &Source, config: &mut LoaderConfig) -> Result<Vec<
     };
     if config.workers == 0 || config.workers > 1024 {
         return fault("workers", format!("{} must be 1 to 1024", config.workers));
+    }
+    if config.world_size == 0 || config.rank >= config.world_size {
+        let (rank, world_size) = (config.rank, config.world_size);
+        return fault("rank", format!("{rank} of {world_size}: ranks go from 0 to world_size - 1"));
     }
     if config.batch == 0 {
         return fault("batch", "0 images make no batch; use at least 1".into());
@@ -78,10 +119,11 @@ pub(super) fn samples(source: &Source, config: &mut LoaderConfig) -> Result<Vec<
     if samples.is_empty() {
         return fault("subset", "names no samples".into());
     }
-    if config.order == Order::Shuffled && samples.len() < config.batch {
+    if batches_per_epoch(samples.len(), config) == 0 {
         let reason = format!(
-            "{} images are more than the {} of the data set; use at most that many",
+            "{} images for each of {} processes are more than the {} of the data set; use fewer",
             config.batch,
+            config.world_size,
             samples.len()
         );
         return fault("batch", reason);

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_channel::{Receiver, Sender};
 
 use super::order::EpochOrder;
-use super::{LoaderConfig, Order};
+use super::{LoaderConfig, Order, StageTimes};
 use crate::decode::panic_message;
 use crate::error::{ImageError, LoaderError};
 use crate::sample::SampleMaker;
@@ -26,6 +26,8 @@ pub(super) struct Task {
     /// Where in the epoch's order its samples stand.
     pub(super) positions: Range<usize>,
     pub(super) order: Arc<EpochOrder>,
+    /// A chunk that was taken, for its memory.
+    pub(super) room: Chunk,
 }
 
 /// A task's result.
@@ -43,6 +45,18 @@ pub(super) struct Chunk {
     pub(super) bad: Vec<(u32, ImageError)>,
     /// Samples looked at, readable or not.
     pub(super) tried: u64,
+    pub(super) stages: StageTimes,
+}
+
+impl Chunk {
+    /// Empties it, keeping memory.
+    fn clear(&mut self) {
+        self.samples.clear();
+        self.patches.clear();
+        self.positions.clear();
+        self.bad.clear();
+        (self.tried, self.stages) = (0, StageTimes::default());
+    }
 }
 
 /// What a worker needs.
@@ -58,12 +72,13 @@ pub(super) struct Context {
 /// Makes chunks until the loader stops or is gone.
 pub(super) fn run(context: Context) {
     let mut maker = SampleMaker::new(context.view, context.config.seed);
-    while let Ok(task) = context.tasks.recv() {
+    while let Ok(mut task) = context.tasks.recv() {
         if context.stopped() {
             return;
         }
         let mut current = 0;
-        let made = catch_unwind(AssertUnwindSafe(|| context.make(&mut maker, &task, &mut current)));
+        let made =
+            catch_unwind(AssertUnwindSafe(|| context.make(&mut maker, &mut task, &mut current)));
         let result = made.unwrap_or_else(|panic| {
             // Its buffers may be in any state.
             maker = SampleMaker::new(context.view, context.config.seed);
@@ -88,17 +103,16 @@ impl Context {
     fn make(
         &self,
         maker: &mut SampleMaker,
-        task: &Task,
+        task: &mut Task,
         current: &mut u32,
     ) -> Result<Chunk, LoaderError> {
         let images = task.positions.len();
         let (kept, patch_len) = (self.view.kept(), self.view.geometry().patch_len());
-        let mut chunk = Chunk {
-            samples: Vec::with_capacity(images),
-            patches: Vec::with_capacity(images * kept * patch_len),
-            positions: Vec::with_capacity(images * kept),
-            ..Chunk::default()
-        };
+        let mut chunk = std::mem::take(&mut task.room);
+        chunk.clear();
+        chunk.samples.reserve(images);
+        chunk.patches.reserve(images * kept * patch_len);
+        chunk.positions.reserve(images * kept);
         for position in task.positions.clone() {
             if self.stopped() {
                 // Nobody waits for this chunk any more.
@@ -119,6 +133,7 @@ impl Context {
                 return Ok(chunk);
             }
         }
+        chunk.stages = maker.take_stages();
         Ok(chunk)
     }
 

@@ -20,6 +20,8 @@ use super::{HALF, PRECISION_BITS};
 
 /// Bits of a weight's lower half: few enough that it is positive in 16 bits, and so is the upper half.
 const LOW_BITS: i32 = 12;
+/// The most taps that are served: those of a picture made sixteen times smaller.
+pub(super) const MAX_TAPS: usize = 68;
 const SHIFT: i32 = PRECISION_BITS as i32;
 
 /// Two neighbouring weights as the halves of 32 bits: their upper parts and their lower parts.
@@ -57,22 +59,23 @@ fn load(bytes: &[u8], at: usize) -> __m128i {
 pub(super) fn horizontal(columns: &Axis, xs: Range<u32>, from: Rows, out: &mut [u8]) {
     let out_len = xs.len() * 3;
     let rows = out.len() / out_len;
-    let mut split: Vec<(__m256i, __m256i)> = Vec::with_capacity(8);
+    let mut split = [(_mm256_setzero_si256(), _mm256_setzero_si256()); MAX_TAPS / 4];
     for (place, x) in xs.enumerate() {
         let (first, weights) = columns.taps(x);
-        split.clear();
-        for at in (0..weights.len()).step_by(4) {
+        let split = &mut split[..weights.len().div_ceil(4)];
+        for (group, split) in split.iter_mut().enumerate() {
+            let at = group * 4;
             let ((high, low), (high2, low2)) = (pair(weights, at), pair(weights, at + 2));
-            split.push((
+            *split = (
                 _mm256_setr_epi32(high, high, high, 0, high2, high2, high2, 0),
                 _mm256_setr_epi32(low, low, low, 0, low2, low2, low2, 0),
-            ));
+            );
         }
         let start = (first - from.first) as usize * 3;
         let mut row = 0;
         while row + 4 <= rows {
             let at = row * from.stride + start;
-            let pixels = column::<4>(from.pixels, at, from.stride, &split);
+            let pixels = column::<4>(from.pixels, at, from.stride, split);
             for (next, pixel) in pixels.chunks_exact(4).enumerate() {
                 let at = (row + next) * out_len + place * 3;
                 out[at..at + 3].copy_from_slice(&pixel[..3]);
@@ -80,7 +83,7 @@ pub(super) fn horizontal(columns: &Axis, xs: Range<u32>, from: Rows, out: &mut [
             row += 4;
         }
         while row < rows {
-            let pixels = column::<1>(from.pixels, row * from.stride + start, 0, &split);
+            let pixels = column::<1>(from.pixels, row * from.stride + start, 0, split);
             let at = row * out_len + place * 3;
             out[at..at + 3].copy_from_slice(&pixels[..3]);
             row += 1;
@@ -137,13 +140,13 @@ fn to_bytes(register: __m128i) -> [u8; 16] {
 /// See [`super::passes::vertical`].
 #[target_feature(enable = "avx2")]
 pub(super) fn vertical(rows: &Axis, ys: Range<u32>, from: Rows, out: &mut [u8], row_len: usize) {
-    let mut split: Vec<(__m256i, __m256i)> = Vec::with_capacity(8);
+    let mut split = [(_mm256_setzero_si256(), _mm256_setzero_si256()); MAX_TAPS / 2];
     for (y, out) in ys.zip(out.chunks_exact_mut(row_len)) {
         let (first, weights) = rows.taps(y);
-        split.clear();
-        for at in (0..weights.len()).step_by(2) {
-            let (high, low) = pair(weights, at);
-            split.push((_mm256_set1_epi32(high), _mm256_set1_epi32(low)));
+        let split = &mut split[..weights.len().div_ceil(2)];
+        for (group, split) in split.iter_mut().enumerate() {
+            let (high, low) = pair(weights, group * 2);
+            *split = (_mm256_set1_epi32(high), _mm256_set1_epi32(low));
         }
         let start = (first - from.first) as usize * from.stride;
         for (chunk, out) in out.chunks_mut(16).enumerate() {

@@ -59,6 +59,11 @@ impl Axis {
         self.spans[output as usize] = (first, end - first);
     }
 
+    /// The most taps that any output position may have.
+    pub(super) fn most_taps(&self) -> usize {
+        self.stride
+    }
+
     /// The first tap of an output position and the weights of all.
     pub(super) fn taps(&self, output: u32) -> (u32, &[i32]) {
         let (first, count) = self.spans[output as usize];

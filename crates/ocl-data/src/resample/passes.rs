@@ -16,7 +16,7 @@ pub(super) struct Rows<'a> {
 /// Makes the output columns `xs` of as many rows as fit into `out`, `[rows, xs, 3]`.
 pub(super) fn horizontal(columns: &Axis, xs: Range<u32>, from: Rows, out: &mut [u8]) {
     #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") {
+    if is_x86_feature_detected!("avx2") && columns.most_taps() <= super::avx2::MAX_TAPS {
         // SAFETY: the processor has just been found to have AVX2.
         return unsafe { super::avx2::horizontal(columns, xs, from, out) };
     }
@@ -26,7 +26,7 @@ pub(super) fn horizontal(columns: &Axis, xs: Range<u32>, from: Rows, out: &mut [
 /// Makes the output rows `ys` of `row_len` bytes each into `out`.
 pub(super) fn vertical(rows: &Axis, ys: Range<u32>, from: Rows, out: &mut [u8], row_len: usize) {
     #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") {
+    if is_x86_feature_detected!("avx2") && rows.most_taps() <= super::avx2::MAX_TAPS {
         // SAFETY: the processor has just been found to have AVX2.
         return unsafe { super::avx2::vertical(rows, ys, from, out, row_len) };
     }

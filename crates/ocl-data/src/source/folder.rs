@@ -32,9 +32,20 @@ impl Folder {
     }
 
     /// Reads a file's bytes into the buffer.
-    pub(super) fn read(&self, index: usize, bytes: &mut Vec<u8>) -> io::Result<()> {
+    pub(super) fn read(
+        &self,
+        index: usize,
+        path: &mut PathBuf,
+        bytes: &mut Vec<u8>,
+    ) -> io::Result<()> {
+        path.as_mut_os_string().clear();
+        path.push(&self.root);
+        path.push(&self.files[index]);
         bytes.clear();
-        File::open(self.path(index))?.take(MAX_FILE_BYTES).read_to_end(bytes)?;
+        let file = File::open(path)?;
+        // One more than there are, so that the end is found without growing.
+        bytes.reserve(file.metadata()?.len().min(MAX_FILE_BYTES) as usize + 1);
+        file.take(MAX_FILE_BYTES).read_to_end(bytes)?;
         Ok(())
     }
 }

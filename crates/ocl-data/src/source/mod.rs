@@ -127,6 +127,14 @@ enum Store {
     },
 }
 
+/// Where a store puts what it hands over.
+pub(crate) struct Room<'a> {
+    /// For the path of a file.
+    pub(crate) path: &'a mut PathBuf,
+    pub(crate) bytes: &'a mut Vec<u8>,
+    pub(crate) image: &'a mut RgbImage,
+}
+
 /// What a store hands over.
 pub(crate) enum Stored {
     /// An image file's bytes.
@@ -226,25 +234,20 @@ impl Source {
     }
 
     /// Fetches one sample into either buffer, and says which.
-    pub(crate) fn fetch(
-        &self,
-        index: usize,
-        bytes: &mut Vec<u8>,
-        image: &mut RgbImage,
-    ) -> Result<Stored, ImageError> {
+    pub(crate) fn fetch(&self, index: usize, room: Room) -> Result<Stored, ImageError> {
         match &self.store {
             Store::Folder(folder) => {
-                folder.read(index, bytes).map_err(ImageError::Read)?;
+                folder.read(index, room.path, room.bytes).map_err(ImageError::Read)?;
                 Ok(Stored::Encoded)
             }
             Store::Memory(memory) => {
-                memory.copy(index, image);
+                memory.copy(index, room.image);
                 Ok(Stored::Pixels)
             }
             #[cfg(test)]
             Store::Panics { at, .. } => {
                 assert_ne!(index, *at, "the trap was stepped on");
-                image.reshape(8, 8).fill(index as u8);
+                room.image.reshape(8, 8).fill(index as u8);
                 Ok(Stored::Pixels)
             }
         }

@@ -12,6 +12,7 @@ mod huffman;
 mod idct;
 
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use crate::pixels::RgbImage;
 use crate::view::Crop;
@@ -46,14 +47,14 @@ impl SparseDecoder {
     /// Decodes `parts` (boxes of the upright image) into `image`, which then has the size of the whole
     /// upright image; what lies in no part is unspecified.
     ///
-    /// `None` for a file that it does not serve or that is damaged: the full decoder has the last word.
+    /// Returns how long smoothing and colours took; `None` for a file that it does not serve or that is damaged: the full decoder has the last word.
     pub(super) fn decode(
         &mut self,
         bytes: &[u8],
         orientation: u8,
         parts: &[Crop],
         image: &mut RgbImage,
-    ) -> Option<()> {
+    ) -> Option<Duration> {
         let frame = Frame::read(bytes)?;
         let (width, height) = (frame.width_px, frame.height_px);
         let (units_x, units_y) = frame.units();
@@ -74,6 +75,7 @@ impl SparseDecoder {
         self.scan.load(bytes.get(frame.data_at..)?)?;
         self.read_scan(bytes, &frame)?;
 
+        let started = Instant::now();
         if orientation <= 1 {
             image.canvas(width, height);
             for part in parts {
@@ -92,7 +94,7 @@ impl SparseDecoder {
             }
             self.stored = turned;
         }
-        Some(())
+        Some(started.elapsed())
     }
 
     /// Marks the blocks that a part (a box of the stored image) is made from.
