@@ -7,6 +7,7 @@ mod backend;
 mod bench_data;
 mod checks;
 mod command;
+mod pack;
 mod programs;
 mod tidy;
 
@@ -65,6 +66,12 @@ const COMMANDS: &[Entry] = &[
         does: "images per second from a folder or shards, and the time of each stage",
         example: "cargo xtask bench-data photos/ --mask-ratio 0.9 --workers 1",
         run: bench_data::bench_data,
+    },
+    Entry {
+        name: "pack",
+        does: "write a data set as tar shards, as it is, resized or as pixels",
+        example: "cargo xtask pack photos/ shards/ --short-side 256 --quality 90",
+        run: pack::pack,
     },
     Entry {
         name: "ci",

@@ -83,7 +83,9 @@ pub enum SourceError {
     )]
     NotEmbedded,
     /// A name that is none of the known kinds.
-    #[error("`{0}` is no kind of data set; use auto, folder, idx, cifar10, cifar100 or embedded")]
+    #[error(
+        "`{0}` is no kind of data set; use auto, folder, shards, idx, cifar10, cifar100 or embedded"
+    )]
     UnknownKind(String),
 }
 

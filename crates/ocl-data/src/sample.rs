@@ -72,13 +72,15 @@ impl SampleMaker {
         let room = Room { path: &mut self.path, bytes: &mut self.bytes, image: &mut self.image };
         let stored = source.fetch(sample as usize, room);
         clock.lap(&mut self.stages.read);
-        let header = match stored? {
-            Stored::Encoded => Some(ImageHeader::read(&self.bytes)?),
-            Stored::Pixels => None,
+        let (header, raw) = match stored? {
+            Stored::Encoded => (Some(ImageHeader::read(&self.bytes)?), None),
+            Stored::Pixels => (None, None),
+            Stored::Raw(raw) => (None, Some(raw)),
         };
-        let (width, height) = match &header {
-            Some(header) => (header.width_px, header.height_px),
-            None => (self.image.width_px, self.image.height_px),
+        let (width, height) = match (&header, &raw) {
+            (Some(header), _) => (header.width_px, header.height_px),
+            (_, Some(raw)) => (raw.width_px, raw.height_px),
+            _ => (self.image.width_px, self.image.height_px),
         };
         let (frame, flipped) = match &self.view {
             View::Train(view) => self.train_frame(view, width, height, epoch, sample),
@@ -100,7 +102,11 @@ impl SampleMaker {
             decoded?;
         }
         positions.extend_from_slice(&self.kept);
-        self.write_patches(&frame, flipped, patches, &mut clock);
+        // Out of `self`, so that it can be read while buffers beside it are written.
+        let image = std::mem::take(&mut self.image);
+        let pixels = raw.map_or(image.pixels.as_slice(), |raw| raw.pixels);
+        self.write_patches(pixels, width, &frame, flipped, patches, &mut clock);
+        self.image = image;
         Ok(())
     }
 
@@ -164,6 +170,8 @@ impl SampleMaker {
 
     fn write_patches(
         &mut self,
+        pixels: &[u8],
+        width_px: u32,
         frame: &Frame,
         flipped: bool,
         out: &mut Vec<f32>,
@@ -173,7 +181,7 @@ impl SampleMaker {
         let whole = self.made[0].width_px == geometry.image_px;
         for part in &self.made {
             self.pixels.resize(part.width_px as usize * part.height_px as usize * 3, 0);
-            self.resampler.part(&self.image, &frame.window, part, &mut self.pixels);
+            self.resampler.part_of(pixels, width_px, &frame.window, part, &mut self.pixels);
             clock.lap(&mut self.stages.resize);
             if whole {
                 break;

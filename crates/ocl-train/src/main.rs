@@ -127,7 +127,7 @@ fn recipe_for(args: &PretrainArgs) -> &'static str {
         SourceKind::Embedded => "embedded",
         SourceKind::Idx => "fashion-mnist",
         SourceKind::Cifar10 | SourceKind::Cifar100 => "cifar-10",
-        SourceKind::Folder | SourceKind::Auto => "folder",
+        SourceKind::Folder | SourceKind::Shards | SourceKind::Auto => "folder",
     }
 }
 

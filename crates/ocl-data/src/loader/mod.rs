@@ -153,7 +153,12 @@ impl Loader {
             let BatchId { epoch, .. } = self.ahead;
             let order = match &self.order {
                 Some(order) if order.epoch == epoch => Arc::clone(order),
-                _ => Arc::new(EpochOrder::new(epoch, Arc::clone(&self.samples), &self.config)),
+                _ => Arc::new(EpochOrder::new(
+                    epoch,
+                    Arc::clone(&self.samples),
+                    &self.config,
+                    self.source.is_sharded(),
+                )),
             };
             self.order = Some(Arc::clone(&order));
             let positions = self.ahead.positions(self.samples.len(), &self.config);

@@ -5,8 +5,12 @@ use std::sync::Arc;
 
 use super::{LoaderConfig, Order};
 use crate::error::LoaderError;
-use crate::random::{Purpose, draws};
+use crate::random::{Draws, Purpose, draws};
 use crate::source::Source;
+
+/// Neighbours in a shard that stay together, and how many such runs are mixed.
+const RUN: usize = 512;
+const MIXED: usize = 32;
 
 /// The samples of one epoch in their order.
 pub(super) struct EpochOrder {
@@ -16,15 +20,25 @@ pub(super) struct EpochOrder {
 }
 
 impl EpochOrder {
-    pub(super) fn new(epoch: u64, samples: Arc<Vec<u32>>, config: &LoaderConfig) -> EpochOrder {
+    /// `sharded`: neighbours lie side by side in large files.
+    pub(super) fn new(
+        epoch: u64,
+        samples: Arc<Vec<u32>>,
+        config: &LoaderConfig,
+        sharded: bool,
+    ) -> EpochOrder {
         let order = match config.order {
             Order::Sequential => samples,
             Order::Shuffled => {
-                let mut order = samples.to_vec();
-                let len = order.len();
                 // No sample has this number: it is the epoch's own stream.
-                draws(config.seed, epoch, u64::MAX, Purpose::Order).shuffle_front(&mut order, len);
-                Arc::new(order)
+                let mut draws = draws(config.seed, epoch, u64::MAX, Purpose::Order);
+                if sharded && samples.len() > RUN * MIXED {
+                    Arc::new(shuffle_runs(&samples, &mut draws))
+                } else {
+                    let (mut order, len) = (samples.to_vec(), samples.len());
+                    draws.shuffle_front(&mut order, len);
+                    Arc::new(order)
+                }
             }
         };
         EpochOrder { epoch, order, batch: config.batch }
@@ -51,6 +65,22 @@ impl EpochOrder {
         let mates = (1..batch).map(move |step| own * batch + (position + step) % batch);
         others.chain(mates.filter(move |&mate| mate < len))
     }
+}
+
+/// Runs of `RUN` neighbours in shuffled order, and then the samples of each `MIXED` runs among
+/// themselves: far apart in the batches, and near each other on the disk when they are read.
+fn shuffle_runs(samples: &[u32], draws: &mut Draws) -> Vec<u32> {
+    let mut runs: Vec<&[u32]> = samples.chunks(RUN).collect();
+    let len = runs.len();
+    draws.shuffle_front(&mut runs, len);
+    let mut order = Vec::with_capacity(samples.len());
+    for runs in runs.chunks(MIXED) {
+        let start = order.len();
+        runs.iter().for_each(|run| order.extend_from_slice(run));
+        let len = order.len() - start;
+        draws.shuffle_front(&mut order[start..], len);
+    }
+    order
 }
 
 /// A batch of this process.
@@ -137,7 +167,44 @@ mod tests {
 
     fn order(len: u32, batch: usize, epoch: u64) -> EpochOrder {
         let config = LoaderConfig { batch, ..LoaderConfig::default() };
-        EpochOrder::new(epoch, Arc::new((0..len).collect()), &config)
+        EpochOrder::new(epoch, Arc::new((0..len).collect()), &config, false)
+    }
+
+    #[test]
+    fn runs_are_a_permutation_too() {
+        let samples: Vec<u32> = (0..40_000).collect();
+        let order = shuffle_runs(&samples, &mut draws(1, 0, 0, Purpose::Order));
+        let mut runs: Vec<u32> = order[..1024].iter().map(|sample| sample / 512).collect();
+        runs.sort_unstable();
+        runs.dedup();
+        assert_eq!(runs.len(), 32, "the first batches are from 32 runs");
+        let mut sorted = order;
+        sorted.sort_unstable();
+        assert!(sorted == samples);
+    }
+
+    #[test]
+    fn processes_share_an_epoch() {
+        for (order, world_size, len) in
+            [(Order::Shuffled, 3, 103), (Order::Sequential, 3, 103), (Order::Sequential, 4, 100)]
+        {
+            let mut seen = Vec::new();
+            let mut counts = Vec::new();
+            for rank in 0..world_size {
+                let config =
+                    LoaderConfig { batch: 10, order, rank, world_size, ..LoaderConfig::default() };
+                let batches = batches_per_epoch(len, &config);
+                counts.push(batches);
+                for index in 0..batches {
+                    seen.extend(BatchId { epoch: 0, index }.positions(len, &config));
+                }
+            }
+            seen.sort_unstable();
+            let wanted = if order == Order::Shuffled { 90 } else { len };
+            assert_eq!(seen.len(), wanted, "{order:?}");
+            assert!(seen.windows(2).all(|pair| pair[0] < pair[1]), "no position twice");
+            assert!(order == Order::Sequential || counts == [3, 3, 3], "{counts:?}");
+        }
     }
 
     #[test]

@@ -70,13 +70,25 @@ impl Resampler {
     /// If the window does not lie in the image, the part not in the window, or `out` has another
     /// length.
     pub fn part(&mut self, image: &RgbImage, window: &Window, part: &Crop, out: &mut [u8]) {
+        self.part_of(&image.pixels, image.width_px, window, part, out);
+    }
+
+    /// [`Resampler::part`] of pixels that lie anywhere, `[.., width, 3]`.
+    pub(crate) fn part_of(
+        &mut self,
+        pixels: &[u8],
+        width_px: u32,
+        window: &Window,
+        part: &Crop,
+        out: &mut [u8],
+    ) {
         let source = &window.source;
         assert!(
-            source.x_px + source.width_px <= image.width_px
+            source.x_px + source.width_px <= width_px
                 && part.x_px + part.width_px <= window.width_px
                 && part.y_px + part.height_px <= window.height_px,
             "{part:?} of {window:?} of an image {} px wide",
-            image.width_px
+            width_px
         );
         assert_eq!(out.len(), part.width_px as usize * part.height_px as usize * 3);
         let xs = part.x_px..part.x_px + part.width_px;
@@ -84,7 +96,7 @@ impl Resampler {
         self.columns.prepare(source.width_px, window.width_px, xs.clone());
         self.rows.prepare(source.height_px, window.height_px, ys.clone());
 
-        let image_len = image.width_px as usize * 3;
+        let image_len = width_px as usize * 3;
         let out_len = xs.len() * 3;
         let (left, top) = (source.x_px as usize * 3, source.y_px as usize * image_len);
         if window.vertical_first() {
@@ -92,7 +104,7 @@ impl Resampler {
             let half_len = needed.len() * 3;
             self.half.resize(ys.len() * half_len, 0);
             let start = top + left + needed.start as usize * 3;
-            let from = Rows { pixels: &image.pixels[start..], stride: image_len, first: 0 };
+            let from = Rows { pixels: &pixels[start..], stride: image_len, first: 0 };
             passes::vertical(&self.rows, ys, from, &mut self.half, half_len);
             let from = Rows { pixels: &self.half, stride: half_len, first: needed.start };
             passes::horizontal(&self.columns, xs, from, out);
@@ -100,7 +112,7 @@ impl Resampler {
             let needed = self.rows.reach(ys.clone());
             self.half.resize(needed.len() * out_len, 0);
             let start = top + left + needed.start as usize * image_len;
-            let from = Rows { pixels: &image.pixels[start..], stride: image_len, first: 0 };
+            let from = Rows { pixels: &pixels[start..], stride: image_len, first: 0 };
             passes::horizontal(&self.columns, xs, from, &mut self.half);
             let from = Rows { pixels: &self.half, stride: out_len, first: needed.start };
             passes::vertical(&self.rows, ys, from, out, out_len);

@@ -5,6 +5,8 @@ mod embedded;
 mod folder;
 mod idx;
 mod memory;
+mod shards;
+mod tar;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -17,6 +19,9 @@ use crate::error::{ImageError, SourceError};
 use crate::pixels::RgbImage;
 use folder::Folder;
 use memory::Memory;
+pub(crate) use shards::Raw;
+use shards::Shards;
+pub(crate) use tar::{append, finish};
 
 /// Which part of a data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -53,6 +58,9 @@ pub enum SourceKind {
     Cifar10,
     /// CIFAR-100, binary version, fine labels.
     Cifar100,
+    /// Tar archives as WebDataset lays them out: a `.tar`, a range `train-{0000..0146}.tar`, or a folder
+    /// of them.
+    Shards,
     /// The 10,000 Fashion-MNIST images inside the program.
     Embedded,
 }
@@ -67,6 +75,7 @@ impl FromStr for SourceKind {
             "idx" => SourceKind::Idx,
             "cifar10" => SourceKind::Cifar10,
             "cifar100" => SourceKind::Cifar100,
+            "shards" => SourceKind::Shards,
             "embedded" => SourceKind::Embedded,
             _ => return Err(SourceError::UnknownKind(name.into())),
         })
@@ -81,6 +90,7 @@ impl std::fmt::Display for SourceKind {
             SourceKind::Idx => "idx",
             SourceKind::Cifar10 => "cifar10",
             SourceKind::Cifar100 => "cifar100",
+            SourceKind::Shards => "shards",
             SourceKind::Embedded => "embedded",
         })
     }
@@ -93,6 +103,8 @@ impl SourceKind {
         let root = Path::new(path);
         if path == "embedded" && !root.exists() {
             SourceKind::Embedded
+        } else if shards::recognise(path) {
+            SourceKind::Shards
         } else if idx::recognise(root) {
             SourceKind::Idx
         } else if cifar::recognise10(root) {
@@ -118,6 +130,7 @@ pub struct Source {
 #[derive(Debug)]
 enum Store {
     Folder(Folder),
+    Shards(Shards),
     Memory(Memory),
     /// A sample whose fetching panics, to see what becomes of a worker's panic.
     #[cfg(test)]
@@ -136,11 +149,13 @@ pub(crate) struct Room<'a> {
 }
 
 /// What a store hands over.
-pub(crate) enum Stored {
+pub(crate) enum Stored<'a> {
     /// An image file's bytes.
     Encoded,
     /// Pixels.
     Pixels,
+    /// Pixels that stay where they are.
+    Raw(Raw<'a>),
 }
 
 impl Source {
@@ -156,6 +171,9 @@ impl Source {
         if kind == SourceKind::Embedded {
             return embedded::open(split);
         }
+        if kind == SourceKind::Shards {
+            return shards::open(path, split);
+        }
         let root = Path::new(path);
         match std::fs::metadata(root) {
             Ok(data) if data.is_dir() => {}
@@ -169,7 +187,7 @@ impl Source {
             SourceKind::Idx => idx::open(root, split),
             SourceKind::Cifar10 => cifar::open10(root, split),
             SourceKind::Cifar100 => cifar::open100(root, split),
-            SourceKind::Folder | SourceKind::Auto | SourceKind::Embedded => {
+            SourceKind::Folder | SourceKind::Auto | SourceKind::Embedded | SourceKind::Shards => {
                 folder::open(root, split)
             }
         }
@@ -179,6 +197,7 @@ impl Source {
     pub fn len(&self) -> usize {
         match &self.store {
             Store::Folder(folder) => folder.len(),
+            Store::Shards(shards) => shards.len(),
             Store::Memory(memory) => memory.len(),
             #[cfg(test)]
             Store::Panics { len, .. } => *len,
@@ -205,6 +224,7 @@ impl Source {
     pub fn name_of(&self, index: usize) -> String {
         match &self.store {
             Store::Folder(folder) => folder.path(index).display().to_string(),
+            Store::Shards(shards) => shards.name_of(index),
             Store::Memory(memory) => memory.name_of(index),
             #[cfg(test)]
             Store::Panics { .. } => format!("trap[{index}]"),
@@ -226,19 +246,30 @@ impl Source {
     /// # Errors
     /// [`ImageError`] when it cannot be read.
     pub fn image(&self, index: usize) -> Result<RgbImage, ImageError> {
-        let (mut bytes, mut image) = (Vec::new(), RgbImage::default());
-        match self.fetch(index, &mut bytes, &mut image)? {
+        let (mut path, mut bytes, mut image) = (PathBuf::new(), Vec::new(), RgbImage::default());
+        let room = Room { path: &mut path, bytes: &mut bytes, image: &mut image };
+        match self.fetch(index, room)? {
             Stored::Encoded => decode(&bytes),
             Stored::Pixels => Ok(image),
+            Stored::Raw(raw) => Ok(RgbImage::new(raw.width_px, raw.height_px, raw.pixels.to_vec())),
         }
     }
 
+    /// Whether neighbouring samples lie side by side in large files, so that it pays to visit them
+    /// together.
+    pub(crate) fn is_sharded(&self) -> bool {
+        matches!(self.store, Store::Shards(_))
+    }
+
     /// Fetches one sample into either buffer, and says which.
-    pub(crate) fn fetch(&self, index: usize, room: Room) -> Result<Stored, ImageError> {
+    pub(crate) fn fetch(&self, index: usize, room: Room) -> Result<Stored<'_>, ImageError> {
         match &self.store {
             Store::Folder(folder) => {
                 folder.read(index, room.path, room.bytes).map_err(ImageError::Read)?;
                 Ok(Stored::Encoded)
+            }
+            Store::Shards(shards) => {
+                Ok(shards.fetch(index, room.bytes)?.map_or(Stored::Encoded, Stored::Raw))
             }
             Store::Memory(memory) => {
                 memory.copy(index, room.image);

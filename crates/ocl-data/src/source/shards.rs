@@ -1,0 +1,270 @@
+//! Shards: images and their classes in tar archives, as WebDataset lays them out.
+//!
+//! Members that share a name up to the first dot of its last part are one sample: an image, and its
+//! class in `.cls` (a number) or in the `label` of `.json`. Images of `.ppm` are pixels as they are:
+//! the archive is mapped into memory, and only what the kept patches need is read.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+
+use super::{Source, Split, Store, damaged, tar};
+use crate::error::{ImageError, SourceError};
+
+/// The most bytes an image may have: it is read whole.
+const MAX_FILE_BYTES: u64 = 1 << 30;
+/// The most bytes that say a class.
+const MAX_LABEL_BYTES: u64 = 1 << 20;
+/// The most classes there may be.
+const MAX_CLASSES: u32 = 1 << 20;
+/// Extensions of images.
+const IMAGES: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "ppm", "img"];
+
+/// The samples of all archives, in order.
+#[derive(Debug)]
+pub(super) struct Shards {
+    archives: Vec<Archive>,
+    samples: Vec<Place>,
+}
+
+#[derive(Debug)]
+struct Archive {
+    path: PathBuf,
+    file: File,
+    /// Where it holds pixels as they are.
+    map: Option<Mmap>,
+}
+
+#[derive(Debug)]
+struct Place {
+    archive: u32,
+    bytes: Range<u64>,
+    name: Box<str>,
+    raw: bool,
+}
+
+/// Pixels that lie in memory already.
+pub(crate) struct Raw<'a> {
+    pub(crate) width_px: u32,
+    pub(crate) height_px: u32,
+    /// `[height, width, 3]`.
+    pub(crate) pixels: &'a [u8],
+}
+
+impl Shards {
+    pub(super) fn len(&self) -> usize {
+        self.samples.len()
+    }
+
+    pub(super) fn name_of(&self, index: usize) -> String {
+        let place = &self.samples[index];
+        format!("{}/{}", self.archives[place.archive as usize].path.display(), place.name)
+    }
+
+    /// Reads a sample's bytes, or says where its pixels are.
+    pub(super) fn fetch(
+        &self,
+        index: usize,
+        bytes: &mut Vec<u8>,
+    ) -> Result<Option<Raw<'_>>, ImageError> {
+        let place = &self.samples[index];
+        let archive = &self.archives[place.archive as usize];
+        let len = place.bytes.end - place.bytes.start;
+        if let (true, Some(map)) = (place.raw, &archive.map) {
+            let range = place.bytes.start as usize..place.bytes.end as usize;
+            return map
+                .get(range)
+                .and_then(raw)
+                .map(Some)
+                .ok_or_else(|| ImageError::Decoder("no PPM of 8-bit RGB".into()));
+        }
+        if len > MAX_FILE_BYTES {
+            return Err(ImageError::Read(io::Error::other("longer than 1 GiB")));
+        }
+        bytes.resize(len as usize, 0);
+        tar::read_at(&archive.file, bytes, place.bytes.start).map_err(ImageError::Read)?;
+        Ok(None)
+    }
+}
+
+/// A PPM of the form that `pack` writes: `P6`, width, height, 255, each ended by one white space.
+fn raw(bytes: &[u8]) -> Option<Raw<'_>> {
+    let mut words = bytes.get(..bytes.len().min(64))?.split(u8::is_ascii_whitespace);
+    let (magic, mut at) = (words.next()?, 0);
+    let mut numbers = [0u32; 3];
+    at += magic.len() + 1;
+    for value in &mut numbers {
+        let word = words.next()?;
+        at += word.len() + 1;
+        *value = std::str::from_utf8(word).ok()?.parse().ok()?;
+    }
+    let [width_px, height_px, most] = numbers;
+    let pixels = bytes.get(at..)?;
+    let len = u64::from(width_px) * u64::from(height_px) * 3;
+    let whole = magic == b"P6" && most == 255 && len > 0 && pixels.len() as u64 == len;
+    whole.then_some(Raw { width_px, height_px, pixels })
+}
+
+/// Whether a path names archives: a `.tar`, a brace range of them, or a folder of them.
+pub(super) fn recognise(path: &str) -> bool {
+    path.ends_with(".tar") || only_archives(Path::new(path)).unwrap_or(false)
+}
+
+/// Whether a folder holds archives and neither folders nor images: beside these an archive is likely
+/// what they were unpacked from.
+fn only_archives(root: &Path) -> io::Result<bool> {
+    let mut any = false;
+    for entry in std::fs::read_dir(root)? {
+        let path = entry?.path();
+        let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+        if path.is_dir() || IMAGES.contains(&extension.as_str()) {
+            return Ok(false);
+        }
+        any |= extension == "tar";
+    }
+    Ok(any)
+}
+
+/// Opens a part of the archives that a path names.
+pub(super) fn open(path: &str, split: Split) -> Result<Source, SourceError> {
+    let root = Path::new(path);
+    let paths = if root.is_dir() { of_split(root, split)? } else { expand(path) };
+    if paths.is_empty() || (split == Split::Test && !root.is_dir()) {
+        return Err(SourceError::NotFound {
+            path: root.into(),
+            looked_for: format!("no {split} archives (`.tar`) there"),
+            advice: "give a folder of train-*.tar and val-*.tar, or name archives of the training \
+                     part as in train-{0000..0146}.tar"
+                .into(),
+        });
+    }
+    let mut shards = Shards { archives: Vec::new(), samples: Vec::new() };
+    let mut labels = Vec::new();
+    for path in paths {
+        add(&mut shards, &mut labels, path)?;
+    }
+    if shards.samples.is_empty() {
+        return Err(damaged(root, format!("no images in {} archives", shards.archives.len())));
+    }
+    let classes = labels.iter().flatten().max().map_or(0, |most| most + 1);
+    let labels: Option<Vec<u32>> = labels.into_iter().collect();
+    let class_names =
+        labels.iter().flat_map(|_| 0..classes).map(|class| class.to_string()).collect();
+    let title = (format!("{} tar shards", shards.archives.len()), format!("{split} images"));
+    Ok(Source { store: Store::Shards(shards), labels, class_names, title })
+}
+
+/// Adds the samples of one archive.
+fn add(
+    shards: &mut Shards,
+    labels: &mut Vec<Option<u32>>,
+    path: PathBuf,
+) -> Result<(), SourceError> {
+    let io = |cause| SourceError::Io { path: path.clone(), cause };
+    let file = File::open(&path).map_err(io)?;
+    let members = tar::members(&file).map_err(|reason| damaged(&path, reason))?;
+    let archive = shards.archives.len() as u32;
+    let mut any_raw = false;
+    for sample in members.chunk_by(|a, b| key(&a.name).0 == key(&b.name).0) {
+        let mut label = None;
+        for member in sample {
+            let extension = key(&member.name).1.to_ascii_lowercase();
+            if matches!(extension.as_str(), "cls" | "json") {
+                let len = member.bytes.end - member.bytes.start;
+                if len > MAX_LABEL_BYTES {
+                    return Err(damaged(&path, format!("{} is too long", member.name)));
+                }
+                let mut content = vec![0; len as usize];
+                tar::read_at(&file, &mut content, member.bytes.start).map_err(io)?;
+                label = class(&content, &extension).or(label);
+                if label.is_some_and(|label| label >= MAX_CLASSES) {
+                    return Err(damaged(
+                        &path,
+                        format!("{} is a class above {MAX_CLASSES}", member.name),
+                    ));
+                }
+            }
+        }
+        let image = sample
+            .iter()
+            .find(|member| IMAGES.contains(&key(&member.name).1.to_ascii_lowercase().as_str()));
+        if let Some(image) = image {
+            let raw = image.name.to_ascii_lowercase().ends_with(".ppm");
+            any_raw |= raw;
+            let name = image.name.clone().into_boxed_str();
+            shards.samples.push(Place { archive, bytes: image.bytes.clone(), name, raw });
+            labels.push(label);
+        }
+    }
+    // SAFETY: the file is only read. A program that cuts it short meanwhile ends this one, as with
+    // every mapped file; removing or renaming it does no harm.
+    let map = if any_raw { Some(unsafe { Mmap::map(&file) }.map_err(io)?) } else { None };
+    shards.archives.push(Archive { path, file, map });
+    Ok(())
+}
+
+/// A member's key, and its extension: all that follows the first dot of the last part.
+fn key(name: &str) -> (&str, &str) {
+    let last = name.rfind('/').map_or(0, |slash| slash + 1);
+    match name[last..].find('.') {
+        Some(dot) => (&name[..last + dot], &name[last + dot + 1..]),
+        None => (name, ""),
+    }
+}
+
+fn class(content: &[u8], extension: &str) -> Option<u32> {
+    if extension == "cls" {
+        return std::str::from_utf8(content).ok()?.trim().parse().ok();
+    }
+    let value: serde_json::Value = serde_json::from_slice(content).ok()?;
+    let label = value.get("label").or_else(|| value.get("cls"))?;
+    u32::try_from(label.as_u64()?).ok()
+}
+
+/// `a-{000..012}.tar` as thirteen paths; a path without a range as itself.
+fn expand(path: &str) -> Vec<PathBuf> {
+    let range = path.split_once('{').and_then(|(before, rest)| {
+        let (range, after) = rest.split_once('}')?;
+        let (first, last) = range.split_once("..")?;
+        let numbers: Range<u32> = first.parse().ok()?..last.parse::<u32>().ok()?.checked_add(1)?;
+        (numbers.len() <= 1 << 20).then_some((before, after, first.len(), numbers))
+    });
+    match range {
+        Some((before, after, width, numbers)) => {
+            numbers.flat_map(|number| expand(&format!("{before}{number:0width$}{after}"))).collect()
+        }
+        None => vec![path.into()],
+    }
+}
+
+/// The archives of a folder, sorted by name.
+fn in_folder(root: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(root)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "tar") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// Those whose names begin with a word for the part; where no name does, all are for training.
+fn of_split(root: &Path, split: Split) -> Result<Vec<PathBuf>, SourceError> {
+    let all = in_folder(root).map_err(|cause| SourceError::Io { path: root.into(), cause })?;
+    let begins = |path: &PathBuf, words: &[&str]| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        words.iter().any(|word| name.starts_with(word))
+    };
+    let (train, test) = (["train"].as_slice(), ["val", "test"].as_slice());
+    let named = all.iter().any(|path| begins(path, train) || begins(path, test));
+    let words = if split == Split::Train { train } else { test };
+    Ok(all
+        .into_iter()
+        .filter(|path| if named { begins(path, words) } else { split == Split::Train })
+        .collect())
+}
