@@ -1,6 +1,8 @@
 //! Weights that other programs wrote: timm, MAE, DeiT, DINO, DINOv2, and the like.
 
 mod archive;
+mod harmless;
+mod machine;
 mod names;
 mod number;
 mod pickle;
