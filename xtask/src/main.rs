@@ -6,6 +6,7 @@
 mod backend;
 mod checks;
 mod command;
+mod exchange;
 mod programs;
 mod tidy;
 
@@ -46,6 +47,18 @@ const COMMANDS: &[Entry] = &[
         does: "weighted k-nearest-neighbour accuracy of a run",
         example: "cargo xtask eval-knn --run runs/NAME",
         run: programs::eval_knn,
+    },
+    Entry {
+        name: "export",
+        does: "a run's encoder as a folder that timm and Hugging Face load",
+        example: "cargo xtask export --run runs/NAME --out encoder/",
+        run: exchange::export,
+    },
+    Entry {
+        name: "import",
+        does: "weights of timm, MAE, DeiT, DINO (.pth, safetensors) as such a folder",
+        example: "cargo xtask import mae_pretrain_vit_base.pth --out mae/",
+        run: exchange::import,
     },
     Entry {
         name: "test",

@@ -72,7 +72,8 @@ pub(crate) fn eval(args: Vec<OsString>) -> Result<(), Failure> {
     evaluate("suite", args)
 }
 
-fn evaluate(subcommand: &str, args: Vec<OsString>) -> Result<(), Failure> {
+/// Runs a subcommand of `ocl-eval`.
+pub(crate) fn evaluate(subcommand: &str, args: Vec<OsString>) -> Result<(), Failure> {
     let (backend, args) = backend::take(args)?;
     let programs = Programs::build(backend)?;
     command::run(programs.start("ocl-eval", subcommand, backend).args(args))

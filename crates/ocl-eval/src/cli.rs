@@ -7,6 +7,8 @@ use ocl_data::SourceKind;
 use ocl_eval::{Pool, REPORT_LIMITS};
 use ocl_train::Backend;
 
+use crate::exchange::{ExportArgs, ImportArgs};
+
 /// What a representation is worth.
 #[derive(Debug, Parser)]
 #[command(name = "ocl-eval", version, about)]
@@ -25,6 +27,10 @@ pub(crate) enum Command {
     Knn(KnnArgs),
     /// Trained encoder against untrained and raw pixels, on the run's own data
     Report(ReportArgs),
+    /// A run's encoder as a folder that timm and Hugging Face load
+    Export(ExportArgs),
+    /// Any program's weights as such a folder, after checking that they are an encoder
+    Import(ImportArgs),
 }
 
 #[derive(Args, Debug)]
@@ -45,8 +51,9 @@ pub(crate) struct SubjectArgs {
     /// Run folder that pretrain made
     #[arg(long, value_name = "RUN", required_unless_present = "weights")]
     pub(crate) run: Option<PathBuf>,
-    /// Weights of the encoder [default: RUN/encoder.safetensors]; without a run, images are
-    /// prepared as is usual for ImageNet
+    /// Weights of the encoder, of any program: safetensors, .pth, or a folder that timm wrote [default:
+    /// RUN/encoder.safetensors]; without a run, images are prepared as the folder's config.json says, or as
+    /// is usual for ImageNet
     #[arg(long, value_name = "FILE")]
     pub(crate) weights: Option<PathBuf>,
     /// Labelled data: a folder with train/CLASS/*.jpg and val/CLASS/*.jpg, IDX or CIFAR files, or
@@ -56,9 +63,16 @@ pub(crate) struct SubjectArgs {
     /// auto, folder, idx, cifar10, cifar100 or embedded [default: auto with --data]
     #[arg(long, value_name = "KIND")]
     pub(crate) data_kind: Option<SourceKind>,
-    /// cls (class token) or mean (of the patch tokens)
-    #[arg(long, default_value_t = Pool::Cls)]
-    pub(crate) pool: Pool,
+    /// Attention heads of weights that do not say [default: what is usual for their width]
+    #[arg(long, conflicts_with_all = ["untrained", "raw_pixels"])]
+    pub(crate) heads: Option<usize>,
+    /// Side of the images that the encoder sees [default: the weights'; positions are adapted]
+    #[arg(long, conflicts_with_all = ["untrained", "raw_pixels"])]
+    pub(crate) image_px: Option<usize>,
+    /// cls (class token) or mean (of the patch tokens) [default: cls, but mean for weights whose norm
+    /// stands after pooling]
+    #[arg(long)]
+    pub(crate) pool: Option<Pool>,
     /// Images encoded at a time [default: 32 on flex, else 256]
     #[arg(long)]
     pub(crate) encode_batch: Option<usize>,

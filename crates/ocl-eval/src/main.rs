@@ -1,6 +1,7 @@
 //! `ocl-eval`: what a representation is worth, by every protocol, and the report that ends a pre-training.
 
 mod cli;
+mod exchange;
 mod prepared;
 
 use std::fmt::Write as _;
@@ -25,6 +26,8 @@ fn main() -> ExitCode {
         Command::Linear(args) => linear(&args),
         Command::Knn(args) => knn(&args),
         Command::Report(args) => write_report(&args),
+        Command::Export(args) => exchange::export(&args),
+        Command::Import(args) => exchange::import(&args),
     };
     let Err(error) = result else { return ExitCode::SUCCESS };
     let mut text = format!("error: {error}");

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use ocl_data::{EvalView, Geometry, Normalisation, Split};
-use ocl_model::{Vit, VitConfig, load_weights};
+use ocl_model::{OpenOptions, Vit, VitConfig, open_weights};
 use ocl_train::{Backend, Plan};
 
 use crate::error::EvalError;
@@ -143,16 +143,21 @@ impl Run {
     ///
     /// # Errors
     /// When there is no such file, or it is damaged.
-    pub fn trained(&self, path: &Path, device: &Device) -> Result<Subject, EvalError> {
+    pub fn trained(
+        &self,
+        path: &Path,
+        options: &OpenOptions,
+        device: &Device,
+    ) -> Result<Subject, EvalError> {
         if !path.exists() {
             let advice = if path == self.final_weights() {
                 self.unfinished()
             } else {
-                "give a file that pretrain wrote".to_owned()
+                "give a file of weights: safetensors or .pth".to_owned()
             };
             return Err(EvalError::NoWeights { path: path.to_owned(), advice });
         }
-        Subject::load(path, device)
+        Subject::load(path, options, device)
     }
 
     /// The encoder with the parameters that the run's seed gives.
@@ -255,12 +260,12 @@ impl Preparation {
 }
 
 impl Subject {
-    /// An encoder with the weights of a file.
+    /// An encoder with the weights of a file, ours or another program's.
     ///
     /// # Errors
     /// When the file cannot be read or does not hold an encoder.
-    pub fn load(path: &Path, device: &Device) -> Result<Self, EvalError> {
-        Ok(Self::Trained(Box::new(load_weights(path, device)?)))
+    pub fn load(path: &Path, options: &OpenOptions, device: &Device) -> Result<Self, EvalError> {
+        Ok(Self::Trained(Box::new(open_weights(path, options, device)?.vit)))
     }
 
     /// What a table calls it.

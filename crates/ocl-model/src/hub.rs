@@ -1,7 +1,7 @@
 //! Folders that timm and Hugging Face's programs load: `model.safetensors` and `config.json`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -52,6 +52,28 @@ impl Pooling {
     }
 }
 
+/// Names of weights in a folder, best first.
+pub(crate) const FILES: [&str; 3] =
+    ["model.safetensors", "encoder.safetensors", "pytorch_model.bin"];
+
+/// The file of weights at `path`, which may be the folder that holds it.
+pub fn weights_file(path: &Path) -> PathBuf {
+    let inside = FILES.map(|name| path.join(name)).into_iter().find(|file| file.is_file());
+    inside.unwrap_or_else(|| path.to_owned())
+}
+
+/// How images must be prepared for weights, by the `config.json` of their folder.
+pub fn preprocessing_beside(weights: &Path) -> Option<Preprocessing> {
+    hints(folder_of(&weights_file(weights))?).preprocessing
+}
+
+/// The folder whose `config.json` is about this file; beside a file of another name it may be about
+/// something else.
+pub(crate) fn folder_of(file: &Path) -> Option<&Path> {
+    let named = file.file_name().is_some_and(|name| FILES.iter().any(|known| name == *known));
+    file.parent().filter(|_| named)
+}
+
 /// Reads the `config.json` of a folder; says nothing when there is none, or one of another kind.
 pub(crate) fn hints(folder: &Path) -> Hints {
     let text = std::fs::read_to_string(folder.join("config.json")).unwrap_or_default();
@@ -66,7 +88,7 @@ pub(crate) fn hints(folder: &Path) -> Hints {
         values.collect::<Option<Vec<_>>>()?.try_into().ok()
     };
     let preprocessing = || {
-        let crop_ratio = of("crop_pct").as_f64().unwrap_or(1.0);
+        let crop_ratio = of("crop_pct").as_f64().filter(|&ratio| ratio > 0.0).unwrap_or(1.0);
         Some(Preprocessing { mean: channels("mean")?, std: channels("std")?, crop_ratio })
     };
     Hints {
