@@ -1,5 +1,6 @@
 //! `export` and `import`: weights between programs.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -96,8 +97,8 @@ fn write(opened: &OpenedWeights, to: &Target, how: &Preprocessing) -> Result<()>
     export_folder(&to.out, vit, head.as_ref(), *pooling, how)?;
     let folder = std::path::absolute(&to.out).context("the folder has no absolute path")?;
     let shape = vit.config();
-    println!(
-        "encoder     width {}, depth {}, {} heads, patches of {} px, images of {} px",
+    let mut text = format!(
+        "encoder     width {}, depth {}, {} heads, patches of {} px, images of {} px\n",
         shape.width, shape.depth, shape.heads, shape.patch_px, shape.image_px
     );
     let pooled = match pooling {
@@ -105,12 +106,15 @@ fn write(opened: &OpenedWeights, to: &Target, how: &Preprocessing) -> Result<()>
         Pooling::Mean => "mean of the patch tokens",
     };
     let classes = head.as_ref().map_or(0, |head| head.bias.val().dims()[0]);
-    println!("features    {pooled}; classifier of {classes} classes");
+    text += &format!("features    {pooled}; classifier of {classes} classes\n");
     if !ignored.is_empty() {
-        println!("left out    {} tensors: {}", ignored.len(), short_list(ignored));
+        text += &format!("left out    {} tensors: {}\n", ignored.len(), short_list(ignored));
     }
-    println!("written to  {}", folder.display());
-    println!("load with   timm.create_model(\"local-dir:{}\", pretrained=True)", folder.display());
+    let at = folder.display();
+    text += &format!("written to  {at}\n");
+    text += &format!("load with   timm.create_model(\"local-dir:{at}\", pretrained=True)\n");
+    // A reader that closes early (`| head`) is no error of ours.
+    let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(())
 }
 

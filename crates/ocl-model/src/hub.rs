@@ -181,17 +181,38 @@ fn config_json(vit: &Vit, classes: usize, pooling: Pooling, how: &Preprocessing)
             "interpolation": "bicubic",
             "crop_pct": how.crop_ratio,
             "crop_mode": "center",
-            "mean": how.mean,
-            "std": how.std,
+            "mean": how.mean.map(decimal),
+            "std": how.std.map(decimal),
             "first_conv": "patch_embed.proj",
             "classifier": "head",
         },
     })
 }
 
+/// The f64 that is written as this f32 is: 0.485, not 0.48500001430511475.
+fn decimal(value: f32) -> f64 {
+    value.to_string().parse().expect("a number as it was just written")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_config_says_all_that_timm_needs() {
+        let shape = crate::VitConfig { image_px: 64, ..crate::VitConfig::named("tiny").unwrap() };
+        let vit = Vit::new(&shape, 0, &burn::tensor::Device::default()).unwrap();
+        let how = Preprocessing { mean: [0.485; 3], std: [0.1; 3], crop_ratio: 0.875 };
+        let config = config_json(&vit, 7, Pooling::Mean, &how);
+        assert_eq!(config["architecture"], "vit_tiny_patch16_224");
+        let args = &config["model_args"];
+        assert_eq!((&args["img_size"], &args["num_heads"]), (&json!(64), &json!(3)));
+        // Mean pooling of tokens that are normed already; timm's default would be to norm their mean.
+        assert_eq!((&args["global_pool"], &args["fc_norm"]), (&json!("avg"), &json!(false)));
+        assert_eq!(args["init_values"], Value::Null);
+        assert_eq!(config["pretrained_cfg"]["mean"], json!([0.485, 0.485, 0.485]));
+        assert_eq!(config["num_classes"], 7);
+    }
 
     #[test]
     fn timms_own_config_is_understood() {
