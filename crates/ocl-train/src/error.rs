@@ -34,6 +34,14 @@ pub enum TrainError {
         path = .0.display()
     )]
     Occupied(PathBuf),
+    /// Another process is at work in the run folder.
+    #[error("{} is in use by {owner}; two runs cannot share a folder", path.display())]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+        /// Who has it.
+        owner: String,
+    },
     /// The run folder cannot be made.
     #[error("cannot write to run folder {}", path.display())]
     Folder {

@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::recipe::Recipe;
 
 /// Every key of a recipe, for suggestions and for refusing the rest.
-const KEYS: [&str; 40] = [
+const KEYS: [&str; 43] = [
     "data.path",
     "data.kind",
     "data.image_px",
@@ -37,6 +37,8 @@ const KEYS: [&str; 40] = [
     "optim.beta1",
     "optim.beta2",
     "optim.eps",
+    "optim.clip_norm",
+    "optim.ema_decay",
     "train.epochs",
     "batch.size",
     "batch.chunk",
@@ -44,6 +46,7 @@ const KEYS: [&str; 40] = [
     "train.seed",
     "train.checkpoint_every_epochs",
     "train.keep_checkpoints",
+    "train.keep_every_epochs",
     // Whole sections, so that a misspelt section is answered with its name.
     "data",
     "model",
@@ -252,6 +255,9 @@ mod tests {
         let mut recipe = set(&[]).unwrap();
         recipe.batch.chunk = Some(Chunk::Auto);
         recipe.batch.grain = Some(1);
+        recipe.optim.clip_norm = Some(1.0);
+        recipe.optim.ema_decay = Some(0.5);
+        recipe.train.keep_every_epochs = Some(1.0);
         recipe.model = ModelRecipe {
             size: Some("tiny".to_owned()),
             patch_px: 4,

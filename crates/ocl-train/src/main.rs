@@ -54,6 +54,10 @@ fn recipes(name: Option<&str>) -> Result<ExitCode> {
 }
 
 fn run(args: &PretrainArgs) -> Result<ExitCode> {
+    if !args.dry_run {
+        // Before anything is loaded: stopping is then a matter of the loop, at any moment.
+        stop_on_signals()?;
+    }
     let device = args.backend.device()?;
     let (plan, source, start) = match &args.resume {
         Some(run) => resumed(run, args)?,
@@ -71,7 +75,6 @@ fn run(args: &PretrainArgs) -> Result<ExitCode> {
         Some(run) => run.clone(),
         None => run_folder(args, &plan),
     };
-    stop_on_signals()?;
     let mut progress = Progress::new(&plan);
     let mut told = false;
     let outcome = pretrain(&plan, source, &run, start, &device, &STOP, |event| {

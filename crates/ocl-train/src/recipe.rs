@@ -90,6 +90,13 @@ pub struct OptimRecipe {
     pub beta2: f64,
     /// Epsilon of AdamW.
     pub eps: f64,
+    /// Global norm that the gradients of a step are scaled down to where they exceed it; no clipping when
+    /// absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
+    /// Decay of a moving average of the weights, left in `encoder-average.safetensors`; none when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema_decay: Option<f64>,
 }
 
 /// `[batch]`
@@ -118,4 +125,7 @@ pub struct TrainRecipe {
     pub checkpoint_every_epochs: f64,
     /// Checkpoints kept; older ones are removed.
     pub keep_checkpoints: usize,
+    /// Checkpoints at multiples of so many epochs are written too, and never removed; none when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_every_epochs: Option<f64>,
 }
