@@ -223,7 +223,7 @@ pub(crate) fn load(
 }
 
 /// The step that a checkpoint's folder is named after.
-fn step_of(folder: &Path) -> Option<u64> {
+pub(crate) fn step_of(folder: &Path) -> Option<u64> {
     folder.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok()
 }
 

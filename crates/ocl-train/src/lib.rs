@@ -7,6 +7,7 @@ mod adamw;
 mod allocator;
 mod backend;
 mod batching;
+mod capture;
 mod checkpoint;
 #[doc(hidden)]
 pub mod cli;
@@ -22,6 +23,7 @@ mod ledger;
 mod lock;
 mod memory;
 mod methods;
+mod monitor;
 mod plan;
 mod pretrain;
 mod progress;
@@ -35,6 +37,7 @@ pub use adamw::{AdamW, AdamWConfig, AdamWState};
 pub use allocator::keep_freed_memory;
 pub use backend::{Backend, BackendError};
 pub use batching::Chunk;
+pub use capture::{Capture, Replay, replay};
 pub use checkpoint::CheckpointError;
 pub use ema::WeightAverage;
 pub use error::TrainError;
@@ -44,10 +47,13 @@ pub use journal::{JournalError, StepRecord};
 pub use layer_decay::LayerDecay;
 pub use layers::RecipeError;
 pub use methods::{Method, Objective, Ocl};
+pub use monitor::MonitorPlan;
 pub use plan::{DataPlan, Plan, PlanError};
 pub use pretrain::{Event, Outcome, Start, pretrain};
 pub use progress::Progress;
-pub use recipe::{BatchRecipe, DataRecipe, ModelRecipe, OptimRecipe, Recipe, TrainRecipe};
+pub use recipe::{
+    BatchRecipe, DataRecipe, ModelRecipe, MonitorRecipe, OptimRecipe, Recipe, TrainRecipe,
+};
 pub use schedule::WarmupCosine;
 pub use summary::summary;
 pub use trainer::{Split, StepOutput, Trainer};

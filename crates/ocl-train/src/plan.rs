@@ -13,9 +13,13 @@ use crate::backend::Backend;
 use crate::batching::{Chunk, grain};
 use crate::ema::WeightAverage;
 use crate::methods::Method;
+use crate::monitor::{MonitorPlan, peak_tflops, probe_interval};
 use crate::recipe::Recipe;
 use crate::schedule::WarmupCosine;
 use crate::trainer::Trainer;
+
+/// Steps between closer looks when nothing else is asked for: 30 ms each, well under 1 % of the time.
+const MONITOR_STEPS: u64 = 100;
 
 /// Everything a run depends on. Two runs of one plan, one code version and one backend are equal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,6 +67,9 @@ pub struct Plan {
     pub adamw: AdamWConfig,
     /// Learning rates, absolute.
     pub schedule: WarmupCosine,
+    /// When the run is looked at more closely.
+    #[serde(default)]
+    pub monitor: MonitorPlan,
 }
 
 /// What is read, and the crop.
@@ -129,7 +136,7 @@ impl Plan {
     /// # Errors
     /// [`PlanError::Value`] naming the first key that cannot work.
     pub fn resolve(name: &str, recipe: &Recipe, source: &Source) -> Result<Self, PlanError> {
-        let Recipe { data, method, optim, batch, train, .. } = recipe;
+        let Recipe { data, method, optim, batch, train, monitor, .. } = recipe;
         let model = model(recipe)?;
         check(recipe, &model, source.len())?;
         let workers = match data.workers {
@@ -185,8 +192,18 @@ impl Plan {
                 warmup_epochs: optim.warmup_epochs,
                 epochs: train.epochs as f64,
             },
+            monitor: MonitorPlan::default(),
         };
         plan.set_chunk(chunk, Backend::Flex);
+        plan.monitor = MonitorPlan {
+            every_steps: monitor.every_steps.unwrap_or(MONITOR_STEPS),
+            knn_every_steps: match monitor.knn_every_epochs {
+                None => probe_interval(&plan),
+                Some(never) if never <= 0.0 => 0,
+                Some(epochs) => steps(epochs),
+            },
+            peak_tflops: monitor.peak_tflops,
+        };
         Ok(plan)
     }
 
@@ -234,6 +251,13 @@ impl Plan {
             Some(average) => trainer.with_average(average),
             None => trainer,
         })
+    }
+
+    /// Takes the device's peak from a GPU's name, where the recipe does not say it.
+    pub fn find_peak(&mut self, backend: Backend) {
+        if backend != Backend::Flex && self.monitor.peak_tflops.is_none() {
+            self.monitor.peak_tflops = peak_tflops();
+        }
     }
 
     /// Whether a checkpoint is due after so many steps.

@@ -14,6 +14,7 @@ use crate::error::TrainError;
 use crate::journal::{Journal, StepRecord};
 use crate::ledger::{Ledger, Pending};
 use crate::lock::RunLock;
+use crate::monitor::{self, Probe};
 use crate::plan::Plan;
 use crate::trainer::Trainer;
 
@@ -29,6 +30,8 @@ pub enum Event<'a> {
     },
     /// A step is done and its loss known.
     Step(&'a StepRecord),
+    /// Something a person should know.
+    Note(&'a str),
     /// A checkpoint was written.
     Saved(&'a Path),
 }
@@ -72,19 +75,29 @@ pub fn pretrain(
     let _lock = prepare_folder(plan, run, start)?;
     let (mut trainer, mut step, mut saved) = begin(plan, run, start, device, &mut observe)?;
     let journal = Journal::open(run, step)?;
+    let mut probe = Probe::new(plan, &source);
     let mut loader =
-        Loader::start(source, View::Train(plan.view()), loader_config(plan, run, step))?;
+        Loader::start(source, View::Train(plan.view()), loader_config(plan, Some(run), step))?;
 
-    let mut ledger = Ledger::new(plan, journal, observe);
+    let mut ledger = Ledger::new(plan, run, journal, observe);
     while step < plan.steps && !stop.load(Ordering::Relaxed) {
         let Some(batch) = loader.next() else { break };
         let batch: Batch = batch?;
         let lr = plan.schedule.at(plan.epoch_at(step));
         let samples = batch.samples.clone();
-        let loss;
-        (trainer, loss) = trainer.step(batch, lr);
+        let output;
+        (trainer, output) = trainer.step_watched(batch, lr);
         step += 1;
-        ledger.enter(Pending { step, lr, loss, samples }, loader.wait_time())?;
+        let pending = Pending {
+            step,
+            lr,
+            figures: monitor::figures(&output),
+            sample: monitor::sample(plan, step, &output),
+            knn_top1: look(plan, step, &mut probe, &trainer, &mut ledger),
+            samples,
+        };
+        drop(output);
+        ledger.enter(pending, loader.wait_time())?;
         if plan.saves_at(step) {
             ledger.settle(loader.wait_time())?;
             save(plan, run, step, &trainer, &mut ledger)?;
@@ -100,6 +113,25 @@ pub fn pretrain(
         save_encoder(plan, run, &trainer)?;
     }
     Ok(Outcome { step, finished, last_loss: ledger.last_loss(), skipped: loader.skipped() })
+}
+
+/// k-NN accuracy when step `step` asks for it. A probe that cannot read its images ends, and not the run.
+fn look(
+    plan: &Plan,
+    step: u64,
+    probe: &mut Option<Probe>,
+    trainer: &Trainer,
+    ledger: &mut Ledger<'_, impl FnMut(Event<'_>)>,
+) -> Option<f64> {
+    let due = step.checked_rem(plan.monitor.knn_every_steps) == Some(0);
+    match probe.as_ref().filter(|_| due)?.top_1(trainer.vit()) {
+        Ok(share) => Some(share),
+        Err(error) => {
+            ledger.tell(Event::Note(&format!("no more k-NN in this run: {error}")));
+            *probe = None;
+            None
+        }
+    }
 }
 
 fn save(
@@ -165,7 +197,7 @@ fn begin(
     Ok((plan.fresh_trainer(device)?, 0, None))
 }
 
-fn loader_config(plan: &Plan, run: &Path, step: u64) -> LoaderConfig {
+pub(crate) fn loader_config(plan: &Plan, run: Option<&Path>, step: u64) -> LoaderConfig {
     LoaderConfig {
         batch: plan.batch,
         workers: plan.data.workers,
@@ -174,7 +206,7 @@ fn loader_config(plan: &Plan, run: &Path, step: u64) -> LoaderConfig {
         epochs: step / plan.steps_per_epoch..plan.epochs,
         first_batch: step % plan.steps_per_epoch,
         max_bad_share: plan.data.max_bad_share,
-        quarantine: Some(run.join("quarantine.jsonl")),
+        quarantine: run.map(|run| run.join("quarantine.jsonl")),
         subset: None,
     }
 }
