@@ -73,6 +73,12 @@ const COMMANDS: &[Entry] = &[
         run: checks::bench,
     },
     Entry {
+        name: "bench-step",
+        does: "images a second of the training step, on this machine",
+        example: "cargo xtask bench-step --model small --batch 64 --mask-ratio 0.9",
+        run: checks::bench_step,
+    },
+    Entry {
         name: "ci",
         does: "what CI does: format, tidy, clippy, docs, tests (and wgpu's with --with-wgpu)",
         example: "cargo xtask ci --with-wgpu",
