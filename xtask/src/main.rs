@@ -61,6 +61,12 @@ const COMMANDS: &[Entry] = &[
         run: exchange::import,
     },
     Entry {
+        name: "finetune",
+        does: "train the whole encoder of a run on labels; --resume goes on",
+        example: "cargo xtask finetune --run runs/NAME --data photos/ --seeds 3",
+        run: programs::finetune,
+    },
+    Entry {
         name: "test",
         does: "all tests, on the CPU or on the backend given",
         example: "cargo xtask test --backend wgpu",

@@ -57,6 +57,11 @@ pub(crate) fn report(args: Vec<OsString>) -> Result<(), Failure> {
     evaluate("report", args)
 }
 
+/// `cargo xtask finetune`.
+pub(crate) fn finetune(args: Vec<OsString>) -> Result<(), Failure> {
+    evaluate("finetune", args)
+}
+
 /// `cargo xtask eval-linear`.
 pub(crate) fn eval_linear(args: Vec<OsString>) -> Result<(), Failure> {
     evaluate("linear", args)

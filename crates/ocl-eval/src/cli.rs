@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Linear(LinearArgs),
     /// Weighted k-NN on L2-normalised frozen features
     Knn(KnnArgs),
+    /// Train the whole encoder on labels
+    Finetune(FinetuneArgs),
     /// Trained encoder against untrained and raw pixels, on the run's own data
     Report(ReportArgs),
     /// A run's encoder as a folder that timm and Hugging Face load
@@ -169,4 +171,46 @@ pub(crate) struct ReportArgs {
     /// At most so many test images, drawn at random
     #[arg(long, default_value_t = REPORT_LIMITS[1])]
     pub(crate) max_test: usize,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct FinetuneArgs {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Run folder that pretrain made
+    #[arg(long, value_name = "RUN", required_unless_present_any = ["weights", "resume"])]
+    pub(crate) run: Option<PathBuf>,
+    /// Weights to begin from [default: RUN/encoder.safetensors]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) weights: Option<PathBuf>,
+    /// Begin from the run's encoder as it was before its first step, for comparison
+    #[arg(long, requires = "run", conflicts_with = "weights")]
+    pub(crate) scratch: bool,
+    /// Labelled data [default: the run's]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) data: Option<String>,
+    /// auto, folder, idx, cifar10, cifar100 or embedded [default: auto with --data]
+    #[arg(long, value_name = "KIND")]
+    pub(crate) data_kind: Option<SourceKind>,
+    /// small, vit-b, vit-l, vit-h, or a TOML file
+    #[arg(long, value_name = "NAME|FILE", default_value = "small")]
+    pub(crate) recipe: String,
+    /// Change one value of the recipe, e.g. --set train.epochs=10 (repeatable)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// Trainings, each with a seed of its own
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seeds: u64,
+    /// At most so many training images, drawn at random [default: all]
+    #[arg(long)]
+    pub(crate) max_train: Option<usize>,
+    /// At most so many test images, drawn at random [default: all]
+    #[arg(long)]
+    pub(crate) max_test: Option<usize>,
+    /// Folder of the fine-tuning [default: RUN/finetune-RECIPE, or beside the weights]
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) out: Option<PathBuf>,
+    /// Go on with the fine-tuning in this folder
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["run", "weights", "scratch", "data", "overrides", "out"])]
+    pub(crate) resume: Option<PathBuf>,
 }

@@ -11,6 +11,7 @@
 mod digest;
 mod error;
 mod features;
+mod finetune;
 mod head;
 mod labelled;
 mod lars;
@@ -29,6 +30,10 @@ mod table;
 pub use digest::{WeightsRecord, digest_of};
 pub use error::EvalError;
 pub use features::{ExtractConfig, Extractor, Features, Pool, extract};
+pub use finetune::{
+    AugmentRecipe, ClassifierRecipe, FinetuneOptim, FinetunePlan, FinetuneRecipe, FinetuneTrain,
+    MixRecipe, finetune,
+};
 pub use head::{BatchNorm, Head};
 pub use labelled::{DataRecord, Labelled};
 pub use lars::Lars;

@@ -2,6 +2,7 @@
 
 mod cli;
 mod exchange;
+mod finetuning;
 mod prepared;
 
 use std::fmt::Write as _;
@@ -22,6 +23,11 @@ use prepared::Prepared;
 fn main() -> ExitCode {
     keep_freed_memory();
     let result = match Cli::parse().command {
+        Command::Finetune(args) => match finetuning::run(&args) {
+            // What a shell expects of a program ended by Ctrl-C.
+            Ok(false) => return ExitCode::from(130),
+            result => result.map(drop),
+        },
         Command::Suite(args) => suite(&args),
         Command::Linear(args) => linear(&args),
         Command::Knn(args) => knn(&args),

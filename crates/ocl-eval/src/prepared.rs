@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use burn::tensor::Device;
-use ocl_data::{Geometry, Normalisation, SourceKind};
+use ocl_data::{Geometry, SourceKind};
 use ocl_eval::{
     Circumstances, EvalError, EvalRecipe, ExtractConfig, Extraction, Labelled, Material, Pool,
     Preparation, Progress, Protocol, ResultRecord, Run, Splits, Subject, WeightsRecord,
     default_encode_batch, features,
 };
-use ocl_model::{OpenOptions, Preprocessing, preprocessing_beside, weights_file};
+use ocl_model::{OpenOptions, preprocessing_beside, weights_file};
 
 use crate::cli::{Common, SubjectArgs};
 
@@ -60,9 +60,8 @@ impl Chosen {
             None => Preparation::imagenet(Geometry { image_px: 224, patch_px: 16 }),
         };
         let says = weights.as_deref().filter(|_| run.is_none()).and_then(preprocessing_beside);
-        if let Some(Preprocessing { mean, std, crop_ratio }) = says {
-            preparation.normalisation = Normalisation { mean, std };
-            preparation.resize_ratio = 1.0 / crop_ratio;
+        if let Some(says) = says {
+            preparation = preparation.with(says);
         }
         preparation.workers = common.workers.unwrap_or(preparation.workers);
         Ok(Self { subject, preparation, weights, run })

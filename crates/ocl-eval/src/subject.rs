@@ -5,12 +5,13 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use ocl_data::{EvalView, Geometry, Normalisation, Split};
-use ocl_model::{OpenOptions, Vit, VitConfig, open_weights};
+use ocl_model::{OpenOptions, Preprocessing, Vit, VitConfig, open_weights};
 use ocl_train::{Backend, Plan};
 
 use crate::error::EvalError;
 use crate::features::{ExtractConfig, Extractor, Features, Pool, extract};
 use crate::labelled::Labelled;
+use crate::matrix::is_host;
 use crate::pixels::drop_copied_channels;
 use crate::progress::Progress;
 use crate::table::shell_word;
@@ -64,6 +65,18 @@ impl Preparation {
     }
 }
 
+impl Preparation {
+    /// As weights from elsewhere want it.
+    #[must_use]
+    pub fn with(self, own: Preprocessing) -> Self {
+        Self {
+            normalisation: Normalisation { mean: own.mean, std: own.std },
+            resize_ratio: (1.0 / own.crop_ratio).clamp(1.0, 4.0),
+            ..self
+        }
+    }
+}
+
 /// Everything that a protocol may look at.
 #[derive(Clone, Copy, Debug)]
 pub struct Material<'a> {
@@ -102,6 +115,11 @@ pub struct Extraction {
 /// few and keeps them in its caches.
 pub fn default_encode_batch(backend: Backend) -> usize {
     if backend == Backend::Flex { 32 } else { 256 }
+}
+
+/// The same by the device.
+pub(crate) fn default_encode_batch_of(device: &Device) -> usize {
+    if is_host(device) { 32 } else { 256 }
 }
 
 /// Features of both splits under one subject.
