@@ -113,9 +113,13 @@ pub(crate) struct SuiteArgs {
     pub(crate) subject: SubjectArgs,
     #[command(flatten)]
     pub(crate) constants: ConstantsArgs,
-    /// Protocols by name, or `all`; `all` leaves out linear-mae, which encodes every image 90 times
+    /// Protocols by name, or `all`; `all` leaves out linear-mae, which encodes every image 90 times, and
+    /// shifted, which needs --sets
     #[arg(long, value_delimiter = ',', default_value = "all")]
     pub(crate) protocols: Vec<String>,
+    /// Mapping file of shifted data for the protocol `shifted`: [[set]] with name, path, classes
+    #[arg(long, value_name = "FILE")]
+    pub(crate) sets: Option<PathBuf>,
     /// Repetitions where a protocol trains or draws
     #[arg(long, default_value_t = 3)]
     pub(crate) seeds: u64,

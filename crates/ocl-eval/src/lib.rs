@@ -8,6 +8,7 @@
 //!
 //! A frozen encoder needs no gradients: it runs on the plain device, in f32.
 
+mod corruptions;
 mod digest;
 mod error;
 mod features;
@@ -41,9 +42,9 @@ pub use metrics::{Accuracy, mean_and_deviation, rank_of};
 pub use progress::Progress;
 pub use protocols::{
     CachedConfig, CentroidConfig, ClusteringConfig, FewShotConfig, KnnConfig, MaeConfig, Measured,
-    Neighbour, Protocol, RetrievalConfig, Score, adjusted_rand, centroid, clustering,
-    default_batch, few_shot, knn, linear_cached, linear_mae, nearest, normalised_information,
-    retrieval,
+    Neighbour, Protocol, RetrievalConfig, RobustnessConfig, Score, ShiftedSet, adjusted_rand,
+    centroid, clustering, default_batch, few_shot, knn, linear_cached, linear_mae, nearest,
+    normalised_information, retrieval, robustness, shifted,
 };
 pub use recipe::EvalRecipe;
 pub use report::{Findings, REPORT_LIMITS, Report, report};

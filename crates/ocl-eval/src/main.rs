@@ -12,8 +12,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 use ocl_eval::{
-    EvalRecipe, Findings, Progress, Protocol, ResultRecord, Run, append_results, report,
-    results_file, results_text,
+    EvalRecipe, Findings, Progress, Protocol, ResultRecord, Run, ShiftedSet, append_results,
+    report, results_file, results_text,
 };
 use ocl_train::keep_freed_memory;
 
@@ -45,12 +45,20 @@ fn main() -> ExitCode {
 }
 
 fn suite(args: &SuiteArgs) -> Result<()> {
-    let recipe = EvalRecipe::load(args.constants.recipe.as_deref(), &args.constants.overrides)?;
+    let mut recipe = EvalRecipe::load(args.constants.recipe.as_deref(), &args.constants.overrides)?;
+    if let Some(sets) = &args.sets {
+        recipe.shifted = ShiftedSet::load(sets)?;
+    }
+    let raw = args.subject.raw_pixels;
     let mut protocols = Vec::new();
     for name in &args.protocols {
         if name == "all" {
-            let rest = Protocol::ALL.into_iter().filter(|p| *p != Protocol::LinearMae);
-            protocols.extend(rest);
+            protocols.extend(Protocol::ALL.into_iter().filter(|protocol| match protocol {
+                Protocol::LinearMae => false,
+                Protocol::Robustness => !raw,
+                Protocol::Shifted => args.sets.is_some(),
+                _ => true,
+            }));
         } else {
             protocols.push(Protocol::named(name)?);
         }
