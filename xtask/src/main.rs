@@ -6,6 +6,7 @@
 mod backend;
 mod checks;
 mod command;
+mod compare;
 mod exchange;
 mod programs;
 mod tidy;
@@ -59,6 +60,24 @@ const COMMANDS: &[Entry] = &[
         does: "weights of timm, MAE, DeiT, DINO (.pth, safetensors) as such a folder",
         example: "cargo xtask import mae_pretrain_vit_base.pth --out mae/",
         run: exchange::import,
+    },
+    Entry {
+        name: "compare-results",
+        does: "what evaluations of several runs found, side by side",
+        example: "cargo xtask compare-results runs/a runs/b",
+        run: compare::command,
+    },
+    Entry {
+        name: "embed",
+        does: "features of any images as .npy or .safetensors, with their names",
+        example: "cargo xtask embed photos/ --run runs/NAME --out features.npy",
+        run: programs::embed,
+    },
+    Entry {
+        name: "neighbours",
+        does: "the images nearest to a query, as a picture",
+        example: "cargo xtask neighbours photos/ --run runs/NAME --query cat.jpg",
+        run: programs::neighbours,
     },
     Entry {
         name: "finetune",
@@ -147,7 +166,7 @@ fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<
 fn help() -> ExitCode {
     let mut text = String::from("Usage: cargo xtask COMMAND [arguments]\n\n");
     for Entry { name, does, example, .. } in COMMANDS {
-        text.push_str(&format!("  {name:<12} {does}\n               e.g. {example}\n"));
+        text.push_str(&format!("  {name:<15} {does}\n                  e.g. {example}\n"));
     }
     text.push_str("\nBackends, for all but ci and tidy (`--backend NAME`):\n");
     text.push_str(&backend::list());

@@ -62,6 +62,16 @@ pub(crate) fn finetune(args: Vec<OsString>) -> Result<(), Failure> {
     evaluate("finetune", args)
 }
 
+/// `cargo xtask embed`.
+pub(crate) fn embed(args: Vec<OsString>) -> Result<(), Failure> {
+    evaluate("embed", args)
+}
+
+/// `cargo xtask neighbours`.
+pub(crate) fn neighbours(args: Vec<OsString>) -> Result<(), Failure> {
+    evaluate("neighbours", args)
+}
+
 /// `cargo xtask eval-linear`.
 pub(crate) fn eval_linear(args: Vec<OsString>) -> Result<(), Failure> {
     evaluate("linear", args)

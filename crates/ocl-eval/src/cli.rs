@@ -7,6 +7,7 @@ use ocl_data::SourceKind;
 use ocl_eval::{Pool, REPORT_LIMITS};
 use ocl_train::Backend;
 
+use crate::embedding::{EmbedArgs, NeighboursArgs};
 use crate::exchange::{ExportArgs, ImportArgs};
 
 /// What a representation is worth.
@@ -29,6 +30,10 @@ pub(crate) enum Command {
     Finetune(FinetuneArgs),
     /// Trained encoder against untrained and raw pixels, on the run's own data
     Report(ReportArgs),
+    /// Features of any images as .npy or .safetensors, streamed
+    Embed(EmbedArgs),
+    /// Nearest neighbours of query images, as a picture
+    Neighbours(NeighboursArgs),
     /// A run's encoder as a folder that timm and Hugging Face load
     Export(ExportArgs),
     /// Any program's weights as such a folder, after checking that they are an encoder

@@ -10,6 +10,7 @@
 
 mod corruptions;
 mod digest;
+mod embed;
 mod error;
 mod features;
 mod finetune;
@@ -19,6 +20,7 @@ mod lars;
 mod logistic;
 mod matrix;
 mod metrics;
+mod neighbours;
 mod pixels;
 mod progress;
 mod protocols;
@@ -29,6 +31,7 @@ mod subject;
 mod table;
 
 pub use digest::{WeightsRecord, digest_of};
+pub use embed::{Embedding, embed};
 pub use error::EvalError;
 pub use features::{ExtractConfig, Extractor, Features, Pool, extract};
 pub use finetune::{
@@ -39,6 +42,7 @@ pub use head::{BatchNorm, Head};
 pub use labelled::{DataRecord, Labelled};
 pub use lars::Lars;
 pub use metrics::{Accuracy, mean_and_deviation, rank_of};
+pub use neighbours::{feature_of, read_features, write_grid};
 pub use progress::Progress;
 pub use protocols::{
     CachedConfig, CentroidConfig, ClusteringConfig, FewShotConfig, KnnConfig, MaeConfig, Measured,
@@ -51,5 +55,6 @@ pub use report::{Findings, REPORT_LIMITS, Report, report};
 pub use results::{Circumstances, ResultRecord, append_results, results_file};
 pub use subject::{
     Extraction, Material, Preparation, Run, Splits, Subject, default_encode_batch, features,
+    geometry,
 };
 pub use table::results_text;

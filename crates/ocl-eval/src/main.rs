@@ -1,6 +1,7 @@
 //! `ocl-eval`: what a representation is worth, by every protocol, and the report that ends a pre-training.
 
 mod cli;
+mod embedding;
 mod exchange;
 mod finetuning;
 mod prepared;
@@ -31,6 +32,8 @@ fn main() -> ExitCode {
         Command::Suite(args) => suite(&args),
         Command::Linear(args) => linear(&args),
         Command::Knn(args) => knn(&args),
+        Command::Embed(args) => embedding::run_embed(&args),
+        Command::Neighbours(args) => embedding::run_neighbours(&args),
         Command::Report(args) => write_report(&args),
         Command::Export(args) => exchange::export(&args),
         Command::Import(args) => exchange::import(&args),

@@ -316,7 +316,10 @@ impl Subject {
 }
 
 /// Sides of an encoder's crop and patches.
-pub(crate) fn geometry(shape: &VitConfig) -> Geometry {
+///
+/// # Panics
+/// If a side is beyond 2^32 pixels.
+pub fn geometry(shape: &VitConfig) -> Geometry {
     let px =
         |side: usize| u32::try_from(side).expect("an encoder that fits memory has such a side");
     Geometry { image_px: px(shape.image_px), patch_px: px(shape.patch_px) }

@@ -28,6 +28,8 @@ pub use recipe::{
     AugmentRecipe, ClassifierRecipe, FinetuneOptim, FinetuneRecipe, FinetuneTrain, MixRecipe,
 };
 
+pub(crate) use checkpoint::replace;
+
 use crate::digest::WeightsRecord;
 use crate::error::EvalError;
 use crate::labelled::Labelled;
