@@ -47,6 +47,17 @@ pub(crate) fn bench(args: Vec<OsString>) -> Result<(), Failure> {
     command::run(cargo.args(&args))
 }
 
+/// `cargo xtask bench-step`: the training step alone, for anyone's machine.
+pub(crate) fn bench_step(args: Vec<OsString>) -> Result<(), Failure> {
+    let (backend, args) = backend::take(args)?;
+    let mut cargo = command::cargo(&["bench", "--bench", "step"]);
+    for package in backend::ON_BACKEND {
+        cargo.args(["-p", package]);
+    }
+    cargo.args(backend.features()).args(["--", "--backend", backend.name()]);
+    command::run(cargo.args(&args))
+}
+
 /// Adds the packages, unless `args` names some, and the features of `backend`.
 fn select(cargo: &mut Command, backend: Backend, args: &[OsString]) {
     let named = names_any(args, &["-p", "--package", "--workspace"]);

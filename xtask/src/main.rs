@@ -7,6 +7,8 @@ mod backend;
 mod bench_data;
 mod checks;
 mod command;
+mod compare;
+mod exchange;
 mod pack;
 mod programs;
 mod tidy;
@@ -50,6 +52,42 @@ const COMMANDS: &[Entry] = &[
         run: programs::eval_knn,
     },
     Entry {
+        name: "export",
+        does: "a run's encoder as a folder that timm and Hugging Face load",
+        example: "cargo xtask export --run runs/NAME --out encoder/",
+        run: exchange::export,
+    },
+    Entry {
+        name: "import",
+        does: "weights of timm, MAE, DeiT, DINO (.pth, safetensors) as such a folder",
+        example: "cargo xtask import mae_pretrain_vit_base.pth --out mae/",
+        run: exchange::import,
+    },
+    Entry {
+        name: "compare-results",
+        does: "what evaluations of several runs found, side by side",
+        example: "cargo xtask compare-results runs/a runs/b",
+        run: compare::command,
+    },
+    Entry {
+        name: "embed",
+        does: "features of any images as .npy or .safetensors, with their names",
+        example: "cargo xtask embed photos/ --run runs/NAME --out features.npy",
+        run: programs::embed,
+    },
+    Entry {
+        name: "neighbours",
+        does: "the images nearest to a query, as a picture",
+        example: "cargo xtask neighbours photos/ --run runs/NAME --query cat.jpg",
+        run: programs::neighbours,
+    },
+    Entry {
+        name: "finetune",
+        does: "train the whole encoder of a run on labels; --resume goes on",
+        example: "cargo xtask finetune --run runs/NAME --data photos/ --seeds 3",
+        run: programs::finetune,
+    },
+    Entry {
         name: "test",
         does: "all tests, on the CPU or on the backend given",
         example: "cargo xtask test --backend wgpu",
@@ -72,6 +110,12 @@ const COMMANDS: &[Entry] = &[
         does: "write a data set as tar shards, as it is, resized or as pixels",
         example: "cargo xtask pack photos/ shards/ --short-side 256 --quality 90",
         run: pack::pack,
+    },
+    Entry {
+        name: "bench-step",
+        does: "images a second of the training step, on this machine",
+        example: "cargo xtask bench-step --model small --batch 64 --mask-ratio 0.9",
+        run: checks::bench_step,
     },
     Entry {
         name: "ci",
@@ -136,7 +180,7 @@ fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<
 fn help() -> ExitCode {
     let mut text = String::from("Usage: cargo xtask COMMAND [arguments]\n\n");
     for Entry { name, does, example, .. } in COMMANDS {
-        text.push_str(&format!("  {name:<12} {does}\n               e.g. {example}\n"));
+        text.push_str(&format!("  {name:<15} {does}\n                  e.g. {example}\n"));
     }
     text.push_str("\nBackends, for all but ci and tidy (`--backend NAME`):\n");
     text.push_str(&backend::list());

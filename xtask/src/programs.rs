@@ -57,6 +57,21 @@ pub(crate) fn report(args: Vec<OsString>) -> Result<(), Failure> {
     evaluate("report", args)
 }
 
+/// `cargo xtask finetune`.
+pub(crate) fn finetune(args: Vec<OsString>) -> Result<(), Failure> {
+    evaluate("finetune", args)
+}
+
+/// `cargo xtask embed`.
+pub(crate) fn embed(args: Vec<OsString>) -> Result<(), Failure> {
+    evaluate("embed", args)
+}
+
+/// `cargo xtask neighbours`.
+pub(crate) fn neighbours(args: Vec<OsString>) -> Result<(), Failure> {
+    evaluate("neighbours", args)
+}
+
 /// `cargo xtask eval-linear`.
 pub(crate) fn eval_linear(args: Vec<OsString>) -> Result<(), Failure> {
     evaluate("linear", args)
@@ -72,7 +87,8 @@ pub(crate) fn eval(args: Vec<OsString>) -> Result<(), Failure> {
     evaluate("suite", args)
 }
 
-fn evaluate(subcommand: &str, args: Vec<OsString>) -> Result<(), Failure> {
+/// Runs a subcommand of `ocl-eval`.
+pub(crate) fn evaluate(subcommand: &str, args: Vec<OsString>) -> Result<(), Failure> {
     let (backend, args) = backend::take(args)?;
     let programs = Programs::build(backend)?;
     command::run(programs.start("ocl-eval", subcommand, backend).args(args))

@@ -52,5 +52,6 @@ pub use patchify::patchify;
 pub use pixels::RgbImage;
 pub use random::Draws;
 pub use resample::{Resampler, Window};
+pub use sample::centre_crop;
 pub use source::{Source, SourceKind, Split};
 pub use view::{Crop, EvalView, Keep, TrainView, View, sample_crop};

@@ -231,6 +231,16 @@ struct Frame {
     y_px: u32,
 }
 
+/// The picture that [`View::Eval`] cuts into patches: resized, its centre cut out.
+pub fn centre_crop(image: &RgbImage, view: &EvalView) -> RgbImage {
+    let frame = center_frame(view, image.width_px, image.height_px);
+    let side = view.geometry.image_px;
+    let part = Crop { x_px: frame.x_px, y_px: frame.y_px, width_px: side, height_px: side };
+    let mut pixels = vec![0; side as usize * side as usize * 3];
+    Resampler::new().part(image, &frame.window, &part, &mut pixels);
+    RgbImage::new(side, side, pixels)
+}
+
 /// torchvision's `Resize(short side)` and then `CenterCrop`.
 fn center_frame(view: &EvalView, width: u32, height: u32) -> Frame {
     let side = view.geometry.image_px;

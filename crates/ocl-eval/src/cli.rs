@@ -7,6 +7,9 @@ use ocl_data::SourceKind;
 use ocl_eval::{Pool, REPORT_LIMITS};
 use ocl_train::Backend;
 
+use crate::embedding::{EmbedArgs, NeighboursArgs};
+use crate::exchange::{ExportArgs, ImportArgs};
+
 /// What a representation is worth.
 #[derive(Debug, Parser)]
 #[command(name = "ocl-eval", version, about)]
@@ -23,8 +26,18 @@ pub(crate) enum Command {
     Linear(LinearArgs),
     /// Weighted k-NN on L2-normalised frozen features
     Knn(KnnArgs),
+    /// Train the whole encoder on labels
+    Finetune(FinetuneArgs),
     /// Trained encoder against untrained and raw pixels, on the run's own data
     Report(ReportArgs),
+    /// Features of any images as .npy or .safetensors, streamed
+    Embed(EmbedArgs),
+    /// Nearest neighbours of query images, as a picture
+    Neighbours(NeighboursArgs),
+    /// A run's encoder as a folder that timm and Hugging Face load
+    Export(ExportArgs),
+    /// Any program's weights as such a folder, after checking that they are an encoder
+    Import(ImportArgs),
 }
 
 #[derive(Args, Debug)]
@@ -45,8 +58,9 @@ pub(crate) struct SubjectArgs {
     /// Run folder that pretrain made
     #[arg(long, value_name = "RUN", required_unless_present = "weights")]
     pub(crate) run: Option<PathBuf>,
-    /// Weights of the encoder [default: RUN/encoder.safetensors]; without a run, images are
-    /// prepared as is usual for ImageNet
+    /// Weights of the encoder, of any program: safetensors, .pth, or a folder that timm wrote [default:
+    /// RUN/encoder.safetensors]; without a run, images are prepared as the folder's config.json says, or as
+    /// is usual for ImageNet
     #[arg(long, value_name = "FILE")]
     pub(crate) weights: Option<PathBuf>,
     /// Labelled data: a folder with train/CLASS/*.jpg and val/CLASS/*.jpg, IDX or CIFAR files, or
@@ -56,9 +70,16 @@ pub(crate) struct SubjectArgs {
     /// auto, folder, idx, cifar10, cifar100 or embedded [default: auto with --data]
     #[arg(long, value_name = "KIND")]
     pub(crate) data_kind: Option<SourceKind>,
-    /// cls (class token) or mean (of the patch tokens)
-    #[arg(long, default_value_t = Pool::Cls)]
-    pub(crate) pool: Pool,
+    /// Attention heads of weights that do not say [default: what is usual for their width]
+    #[arg(long, conflicts_with_all = ["untrained", "raw_pixels"])]
+    pub(crate) heads: Option<usize>,
+    /// Side of the images that the encoder sees [default: the weights'; positions are adapted]
+    #[arg(long, conflicts_with_all = ["untrained", "raw_pixels"])]
+    pub(crate) image_px: Option<usize>,
+    /// cls (class token) or mean (of the patch tokens) [default: cls, but mean for weights whose norm
+    /// stands after pooling]
+    #[arg(long)]
+    pub(crate) pool: Option<Pool>,
     /// Images encoded at a time [default: 32 on flex, else 256]
     #[arg(long)]
     pub(crate) encode_batch: Option<usize>,
@@ -97,9 +118,13 @@ pub(crate) struct SuiteArgs {
     pub(crate) subject: SubjectArgs,
     #[command(flatten)]
     pub(crate) constants: ConstantsArgs,
-    /// Protocols by name, or `all`; `all` leaves out linear-mae, which encodes every image 90 times
+    /// Protocols by name, or `all`; `all` leaves out linear-mae, which encodes every image 90 times, and
+    /// shifted, which needs --sets
     #[arg(long, value_delimiter = ',', default_value = "all")]
     pub(crate) protocols: Vec<String>,
+    /// Mapping file of shifted data for the protocol `shifted`: [[set]] with name, path, classes
+    #[arg(long, value_name = "FILE")]
+    pub(crate) sets: Option<PathBuf>,
     /// Repetitions where a protocol trains or draws
     #[arg(long, default_value_t = 3)]
     pub(crate) seeds: u64,
@@ -155,4 +180,46 @@ pub(crate) struct ReportArgs {
     /// At most so many test images, drawn at random
     #[arg(long, default_value_t = REPORT_LIMITS[1])]
     pub(crate) max_test: usize,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct FinetuneArgs {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Run folder that pretrain made
+    #[arg(long, value_name = "RUN", required_unless_present_any = ["weights", "resume"])]
+    pub(crate) run: Option<PathBuf>,
+    /// Weights to begin from [default: RUN/encoder.safetensors]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) weights: Option<PathBuf>,
+    /// Begin from the run's encoder as it was before its first step, for comparison
+    #[arg(long, requires = "run", conflicts_with = "weights")]
+    pub(crate) scratch: bool,
+    /// Labelled data [default: the run's]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) data: Option<String>,
+    /// auto, folder, idx, cifar10, cifar100 or embedded [default: auto with --data]
+    #[arg(long, value_name = "KIND")]
+    pub(crate) data_kind: Option<SourceKind>,
+    /// small, vit-b, vit-l, vit-h, or a TOML file
+    #[arg(long, value_name = "NAME|FILE", default_value = "small")]
+    pub(crate) recipe: String,
+    /// Change one value of the recipe, e.g. --set train.epochs=10 (repeatable)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// Trainings, each with a seed of its own
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seeds: u64,
+    /// At most so many training images, drawn at random [default: all]
+    #[arg(long)]
+    pub(crate) max_train: Option<usize>,
+    /// At most so many test images, drawn at random [default: all]
+    #[arg(long)]
+    pub(crate) max_test: Option<usize>,
+    /// Folder of the fine-tuning [default: RUN/finetune-RECIPE, or beside the weights]
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) out: Option<PathBuf>,
+    /// Go on with the fine-tuning in this folder
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["run", "weights", "scratch", "data", "overrides", "out"])]
+    pub(crate) resume: Option<PathBuf>,
 }

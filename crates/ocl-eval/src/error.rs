@@ -84,6 +84,27 @@ pub enum EvalError {
         /// The rate at its end.
         lr: f64,
     },
+    /// Too many images cannot be read.
+    #[error("{bad} images of the {split} split cannot be read, the last of them {name}")]
+    Image {
+        /// Which split.
+        split: ocl_data::Split,
+        /// How many so far.
+        bad: usize,
+        /// The last one.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        source: ocl_data::ImageError,
+    },
+    /// The loss of a fine-tuning is not finite.
+    #[error("the loss is not finite at step {step}, at learning rate {lr}: lower optim.base_lr")]
+    FinetuneDiverged {
+        /// The step, from 1.
+        step: u64,
+        /// Its rate.
+        lr: f64,
+    },
     /// The device did not hand values back.
     #[error("cannot read from the device")]
     Device(#[source] burn::tensor::TensorReadError),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use ocl_data::{Batch, EvalView, Loader, LoaderConfig, Order, Source, Split, View};
-use ocl_model::Vit;
+use ocl_model::{Pooling, Vit};
 use serde::{Deserialize, Serialize};
 
 use crate::error::EvalError;
@@ -110,6 +110,23 @@ pub enum Pool {
     Cls,
     /// The mean of the patch tokens after the final norm.
     Mean,
+}
+
+impl Pool {
+    /// What weights with such norms are made for.
+    pub fn of(vit: &Vit) -> Self {
+        match vit.usual_pooling() {
+            Pooling::Cls => Self::Cls,
+            Pooling::Mean => Self::Mean,
+        }
+    }
+
+    fn pooling(self) -> Pooling {
+        match self {
+            Self::Cls => Pooling::Cls,
+            Self::Mean => Pooling::Mean,
+        }
+    }
 }
 
 impl fmt::Display for Pool {
@@ -224,11 +241,8 @@ pub(crate) fn append_features(
     for start in (0..batch.images).step_by(config.batch.max(1)) {
         let images = start..batch.images.min(start + config.batch.max(1));
         let tokens = tokens(vit, batch, images.clone(), device);
-        let [n, t, d] = tokens.dims();
-        let pooled = match pool {
-            Pool::Cls => vit.encode_cls(tokens), // [N, D]
-            Pool::Mean => vit.encode(tokens).slice([0..n, 1..t + 1]).mean_dim(1).reshape([n, d]),
-        };
+        let d = vit.config().width;
+        let pooled = vit.pooled(tokens, pool.pooling()); // [N, D]
         let features: Vec<f32> = pooled.try_into_vec_as().map_err(EvalError::Device)?;
         if let Some(at) = features.iter().position(|value| !value.is_finite()) {
             let sample = batch.samples[images.start + at / d];

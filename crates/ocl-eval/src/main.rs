@@ -1,6 +1,9 @@
 //! `ocl-eval`: what a representation is worth, by every protocol, and the report that ends a pre-training.
 
 mod cli;
+mod embedding;
+mod exchange;
+mod finetuning;
 mod prepared;
 
 use std::fmt::Write as _;
@@ -10,8 +13,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 use ocl_eval::{
-    EvalRecipe, Findings, Progress, Protocol, ResultRecord, Run, append_results, report,
-    results_file, results_text,
+    EvalRecipe, Findings, Progress, Protocol, ResultRecord, Run, ShiftedSet, append_results,
+    report, results_file, results_text,
 };
 use ocl_train::keep_freed_memory;
 
@@ -21,10 +24,19 @@ use prepared::Prepared;
 fn main() -> ExitCode {
     keep_freed_memory();
     let result = match Cli::parse().command {
+        Command::Finetune(args) => match finetuning::run(&args) {
+            // What a shell expects of a program ended by Ctrl-C.
+            Ok(false) => return ExitCode::from(130),
+            result => result.map(drop),
+        },
         Command::Suite(args) => suite(&args),
         Command::Linear(args) => linear(&args),
         Command::Knn(args) => knn(&args),
+        Command::Embed(args) => embedding::run_embed(&args),
+        Command::Neighbours(args) => embedding::run_neighbours(&args),
         Command::Report(args) => write_report(&args),
+        Command::Export(args) => exchange::export(&args),
+        Command::Import(args) => exchange::import(&args),
     };
     let Err(error) = result else { return ExitCode::SUCCESS };
     let mut text = format!("error: {error}");
@@ -36,12 +48,20 @@ fn main() -> ExitCode {
 }
 
 fn suite(args: &SuiteArgs) -> Result<()> {
-    let recipe = EvalRecipe::load(args.constants.recipe.as_deref(), &args.constants.overrides)?;
+    let mut recipe = EvalRecipe::load(args.constants.recipe.as_deref(), &args.constants.overrides)?;
+    if let Some(sets) = &args.sets {
+        recipe.shifted = ShiftedSet::load(sets)?;
+    }
+    let raw = args.subject.raw_pixels;
     let mut protocols = Vec::new();
     for name in &args.protocols {
         if name == "all" {
-            let rest = Protocol::ALL.into_iter().filter(|p| *p != Protocol::LinearMae);
-            protocols.extend(rest);
+            protocols.extend(Protocol::ALL.into_iter().filter(|protocol| match protocol {
+                Protocol::LinearMae => false,
+                Protocol::Robustness => !raw,
+                Protocol::Shifted => args.sets.is_some(),
+                _ => true,
+            }));
         } else {
             protocols.push(Protocol::named(name)?);
         }

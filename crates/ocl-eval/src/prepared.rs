@@ -6,10 +6,11 @@ use anyhow::{Context, Result};
 use burn::tensor::Device;
 use ocl_data::{Geometry, SourceKind};
 use ocl_eval::{
-    Circumstances, EvalError, EvalRecipe, ExtractConfig, Extraction, Labelled, Material,
+    Circumstances, EvalError, EvalRecipe, ExtractConfig, Extraction, Labelled, Material, Pool,
     Preparation, Progress, Protocol, ResultRecord, Run, Splits, Subject, WeightsRecord,
     default_encode_batch, features,
 };
+use ocl_model::{OpenOptions, preprocessing_beside, weights_file};
 
 use crate::cli::{Common, SubjectArgs};
 
@@ -38,17 +39,19 @@ pub(crate) struct Chosen {
 impl Chosen {
     /// The subject that the options name.
     pub(crate) fn new(common: &Common, args: &SubjectArgs, device: &Device) -> Result<Self> {
+        let options = OpenOptions { heads: args.heads, image_px: args.image_px };
         let run = args.run.as_deref().map(Run::open).transpose()?;
         let (subject, weights) = match (&run, &args.weights) {
             (Some(_), None) if args.raw_pixels => (Subject::RawPixels, None),
             (Some(run), None) if args.untrained => (run.untrained(device)?, None),
             (Some(run), weights) => {
-                let weights = weights.clone().unwrap_or_else(|| run.final_weights());
-                (run.trained(&weights, device)?, Some(weights))
+                let weights = weights.as_deref().map_or_else(|| run.final_weights(), weights_file);
+                (run.trained(&weights, &options, device)?, Some(weights))
             }
             (None, weights) => {
                 let weights = weights.clone().context("neither --run nor --weights is given")?;
-                (Subject::load(&weights, device)?, Some(weights))
+                let weights = weights_file(&weights);
+                (Subject::load(&weights, &options, device)?, Some(weights))
             }
         };
         let mut preparation = match &run {
@@ -56,6 +59,10 @@ impl Chosen {
             // The encoder says its own sides.
             None => Preparation::imagenet(Geometry { image_px: 224, patch_px: 16 }),
         };
+        let says = weights.as_deref().filter(|_| run.is_none()).and_then(preprocessing_beside);
+        if let Some(says) = says {
+            preparation = preparation.with(says);
+        }
         preparation.workers = common.workers.unwrap_or(preparation.workers);
         Ok(Self { subject, preparation, weights, run })
     }
@@ -83,7 +90,7 @@ impl Prepared {
             }
         };
         let how = Extraction {
-            pool: args.pool,
+            pool: args.pool.or(subject.vit().map(Pool::of)).unwrap_or_default(),
             encode_batch: args.encode_batch.unwrap_or_else(|| default_encode_batch(common.backend)),
             limits: [args.max_train, args.max_test],
         };

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::EvalError;
 use crate::protocols::{
     CachedConfig, CentroidConfig, ClusteringConfig, FewShotConfig, KnnConfig, MaeConfig,
-    RetrievalConfig,
+    RetrievalConfig, RobustnessConfig, ShiftedSet,
 };
 
 /// The recipe that is used unless another is named.
@@ -29,6 +29,11 @@ pub struct EvalRecipe {
     pub retrieval: RetrievalConfig,
     /// k-means.
     pub clustering: ClusteringConfig,
+    /// Damaged images.
+    pub robustness: RobustnessConfig,
+    /// Folders of shifted data; a mapping file of their own says which ([`ShiftedSet::load`]).
+    #[serde(skip)]
+    pub shifted: Vec<ShiftedSet>,
 }
 
 impl EvalRecipe {

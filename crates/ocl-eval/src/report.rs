@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use ocl_data::SourceError;
+use ocl_model::OpenOptions;
 use ocl_train::Backend;
 use serde::Serialize;
 
@@ -67,7 +68,11 @@ pub fn report(
     };
     let device = &backend.device()?;
     let weights = run.final_weights();
-    let subjects = [run.trained(&weights, device)?, run.untrained(device)?, Subject::RawPixels];
+    let subjects = [
+        run.trained(&weights, &OpenOptions::default(), device)?,
+        run.untrained(device)?,
+        Subject::RawPixels,
+    ];
     let how = Extraction {
         pool: Pool::Cls,
         encode_batch: default_encode_batch(backend),

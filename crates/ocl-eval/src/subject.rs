@@ -5,12 +5,13 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use ocl_data::{EvalView, Geometry, Normalisation, Split};
-use ocl_model::{Vit, VitConfig, load_weights};
+use ocl_model::{OpenOptions, Preprocessing, Vit, VitConfig, open_weights};
 use ocl_train::{Backend, Plan};
 
 use crate::error::EvalError;
 use crate::features::{ExtractConfig, Extractor, Features, Pool, extract};
 use crate::labelled::Labelled;
+use crate::matrix::is_host;
 use crate::pixels::drop_copied_channels;
 use crate::progress::Progress;
 use crate::table::shell_word;
@@ -64,6 +65,18 @@ impl Preparation {
     }
 }
 
+impl Preparation {
+    /// As weights from elsewhere want it.
+    #[must_use]
+    pub fn with(self, own: Preprocessing) -> Self {
+        Self {
+            normalisation: Normalisation { mean: own.mean, std: own.std },
+            resize_ratio: (1.0 / own.crop_ratio).clamp(1.0, 4.0),
+            ..self
+        }
+    }
+}
+
 /// Everything that a protocol may look at.
 #[derive(Clone, Copy, Debug)]
 pub struct Material<'a> {
@@ -102,6 +115,11 @@ pub struct Extraction {
 /// few and keeps them in its caches.
 pub fn default_encode_batch(backend: Backend) -> usize {
     if backend == Backend::Flex { 32 } else { 256 }
+}
+
+/// The same by the device.
+pub(crate) fn default_encode_batch_of(device: &Device) -> usize {
+    if is_host(device) { 32 } else { 256 }
 }
 
 /// Features of both splits under one subject.
@@ -143,16 +161,21 @@ impl Run {
     ///
     /// # Errors
     /// When there is no such file, or it is damaged.
-    pub fn trained(&self, path: &Path, device: &Device) -> Result<Subject, EvalError> {
+    pub fn trained(
+        &self,
+        path: &Path,
+        options: &OpenOptions,
+        device: &Device,
+    ) -> Result<Subject, EvalError> {
         if !path.exists() {
             let advice = if path == self.final_weights() {
                 self.unfinished()
             } else {
-                "give a file that pretrain wrote".to_owned()
+                "give a file of weights: safetensors or .pth".to_owned()
             };
             return Err(EvalError::NoWeights { path: path.to_owned(), advice });
         }
-        Subject::load(path, device)
+        Subject::load(path, options, device)
     }
 
     /// The encoder with the parameters that the run's seed gives.
@@ -255,12 +278,12 @@ impl Preparation {
 }
 
 impl Subject {
-    /// An encoder with the weights of a file.
+    /// An encoder with the weights of a file, ours or another program's.
     ///
     /// # Errors
     /// When the file cannot be read or does not hold an encoder.
-    pub fn load(path: &Path, device: &Device) -> Result<Self, EvalError> {
-        Ok(Self::Trained(Box::new(load_weights(path, device)?)))
+    pub fn load(path: &Path, options: &OpenOptions, device: &Device) -> Result<Self, EvalError> {
+        Ok(Self::Trained(Box::new(open_weights(path, options, device)?.vit)))
     }
 
     /// What a table calls it.
@@ -293,7 +316,10 @@ impl Subject {
 }
 
 /// Sides of an encoder's crop and patches.
-pub(crate) fn geometry(shape: &VitConfig) -> Geometry {
+///
+/// # Panics
+/// If a side is beyond 2^32 pixels.
+pub fn geometry(shape: &VitConfig) -> Geometry {
     let px =
         |side: usize| u32::try_from(side).expect("an encoder that fits memory has such a side");
     Geometry { image_px: px(shape.image_px), patch_px: px(shape.patch_px) }

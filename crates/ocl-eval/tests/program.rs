@@ -74,7 +74,7 @@ fn stderr(output: &Output) -> String {
 }
 
 /// Protocols there are.
-const PROTOCOLS: usize = 7;
+const PROTOCOLS: usize = 8;
 
 const FEW: [&str; 4] = ["--max-train", "600", "--max-test", "200"];
 
@@ -124,14 +124,27 @@ fn single_measurements_say_all_in_json() {
 #[test]
 fn every_protocol_runs_from_one_pass() {
     let run = embedded_run();
-    let short = ["linear.epochs=3", "linear-mae.epochs=2", "linear-mae.warmup_epochs=1"];
+    let short = [
+        "linear.epochs=3",
+        "linear-mae.epochs=2",
+        "linear-mae.warmup_epochs=1",
+        "robustness.blur_px=[4]",
+    ];
     let mut args = FEW.to_vec();
     short.iter().for_each(|pair| args.extend(["--set", pair]));
     args.extend(["--seeds", "2", "--protocols", "all,linear-mae"]);
     let text = stdout(&eval("suite", run.path(), &args));
-    for part in
-        ["linear:", "linear-mae:", "10-shot top-1", "1 % of labels", "recall@5", "mAP", "NMI"]
-    {
+    for part in [
+        "linear:",
+        "linear-mae:",
+        "10-shot top-1",
+        "1 % of labels",
+        "recall@5",
+        "mAP",
+        "NMI",
+        "occluded 50 %",
+        "not shown 50 %",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
     let lines = std::fs::read_to_string(run.path().join("results.jsonl")).unwrap();

@@ -141,6 +141,15 @@ impl Block {
         self.forward_queries_plain(x, tokens)
     }
 
+    /// [`Block::forward_plain`] with each residual branch times a number of each sequence, `[B, 1, 1]`: zero
+    /// leaves a sequence's branch out, as stochastic depth does (arXiv 1603.09382).
+    pub(crate) fn forward_branches(&self, x: Tensor<3>, [attn, mlp]: [Tensor<3>; 2]) -> Tensor<3> {
+        let branch = self.attn.forward(self.norm1.forward(x.clone()));
+        let x = x + scaled(branch, &self.ls1) * attn;
+        let branch = self.mlp.forward(self.norm2.forward(x.clone()));
+        x + scaled(branch, &self.ls2) * mlp
+    }
+
     fn forward_queries(&self, x: Tensor<3>, queries: usize) -> Tensor<3> {
         #[cfg(feature = "flex")]
         if fused::runs_on(&x.device()) && !self.has_layer_scale() {
@@ -151,10 +160,6 @@ impl Block {
 
     fn forward_queries_plain(&self, x: Tensor<3>, queries: usize) -> Tensor<3> {
         let residual = x.clone().narrow(1, 0, queries); // [B, Q, D]
-        let scaled = |branch, scale: &Option<LayerScale>| match scale {
-            Some(scale) => scale.forward(branch),
-            None => branch,
-        };
         let attn = self.attn.forward_queries(self.norm1.forward(x), queries);
         let x = residual + scaled(attn, &self.ls1);
         x.clone() + scaled(self.mlp.forward(self.norm2.forward(x)), &self.ls2)
@@ -181,6 +186,13 @@ impl Block {
             attn.heads,
             queries,
         )
+    }
+}
+
+fn scaled(branch: Tensor<3>, scale: &Option<LayerScale>) -> Tensor<3> {
+    match scale {
+        Some(scale) => scale.forward(branch),
+        None => branch,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Folders that timm and Hugging Face's programs load: `model.safetensors` and `config.json`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -52,6 +52,28 @@ impl Pooling {
     }
 }
 
+/// Names of weights in a folder, best first.
+pub(crate) const FILES: [&str; 3] =
+    ["model.safetensors", "encoder.safetensors", "pytorch_model.bin"];
+
+/// The file of weights at `path`, which may be the folder that holds it.
+pub fn weights_file(path: &Path) -> PathBuf {
+    let inside = FILES.map(|name| path.join(name)).into_iter().find(|file| file.is_file());
+    inside.unwrap_or_else(|| path.to_owned())
+}
+
+/// How images must be prepared for weights, by the `config.json` of their folder.
+pub fn preprocessing_beside(weights: &Path) -> Option<Preprocessing> {
+    hints(folder_of(&weights_file(weights))?).preprocessing
+}
+
+/// The folder whose `config.json` is about this file; beside a file of another name it may be about
+/// something else.
+pub(crate) fn folder_of(file: &Path) -> Option<&Path> {
+    let named = file.file_name().is_some_and(|name| FILES.iter().any(|known| name == *known));
+    file.parent().filter(|_| named)
+}
+
 /// Reads the `config.json` of a folder; says nothing when there is none, or one of another kind.
 pub(crate) fn hints(folder: &Path) -> Hints {
     let text = std::fs::read_to_string(folder.join("config.json")).unwrap_or_default();
@@ -66,7 +88,7 @@ pub(crate) fn hints(folder: &Path) -> Hints {
         values.collect::<Option<Vec<_>>>()?.try_into().ok()
     };
     let preprocessing = || {
-        let crop_ratio = of("crop_pct").as_f64().unwrap_or(1.0);
+        let crop_ratio = of("crop_pct").as_f64().filter(|&ratio| ratio > 0.0).unwrap_or(1.0);
         Some(Preprocessing { mean: channels("mean")?, std: channels("std")?, crop_ratio })
     };
     Hints {
@@ -159,17 +181,38 @@ fn config_json(vit: &Vit, classes: usize, pooling: Pooling, how: &Preprocessing)
             "interpolation": "bicubic",
             "crop_pct": how.crop_ratio,
             "crop_mode": "center",
-            "mean": how.mean,
-            "std": how.std,
+            "mean": how.mean.map(decimal),
+            "std": how.std.map(decimal),
             "first_conv": "patch_embed.proj",
             "classifier": "head",
         },
     })
 }
 
+/// The f64 that is written as this f32 is: 0.485, not 0.48500001430511475.
+fn decimal(value: f32) -> f64 {
+    value.to_string().parse().expect("a number as it was just written")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_config_says_all_that_timm_needs() {
+        let shape = crate::VitConfig { image_px: 64, ..crate::VitConfig::named("tiny").unwrap() };
+        let vit = Vit::new(&shape, 0, &burn::tensor::Device::default()).unwrap();
+        let how = Preprocessing { mean: [0.485; 3], std: [0.1; 3], crop_ratio: 0.875 };
+        let config = config_json(&vit, 7, Pooling::Mean, &how);
+        assert_eq!(config["architecture"], "vit_tiny_patch16_224");
+        let args = &config["model_args"];
+        assert_eq!((&args["img_size"], &args["num_heads"]), (&json!(64), &json!(3)));
+        // Mean pooling of tokens that are normed already; timm's default would be to norm their mean.
+        assert_eq!((&args["global_pool"], &args["fc_norm"]), (&json!("avg"), &json!(false)));
+        assert_eq!(args["init_values"], Value::Null);
+        assert_eq!(config["pretrained_cfg"]["mean"], json!([0.485, 0.485, 0.485]));
+        assert_eq!(config["num_classes"], 7);
+    }
 
     #[test]
     fn timms_own_config_is_understood() {

@@ -30,7 +30,7 @@ pub use foreign::{
     ArchiveError, ForeignError, OpenOptions, OpenedWeights, PickleError, ShapeError, TorchError,
     open_weights,
 };
-pub use hub::{Preprocessing, export_folder};
+pub use hub::{Preprocessing, export_folder, preprocessing_beside, weights_file};
 pub use layers::{LayerNorm, LayerScale, Linear};
 pub use layout::HostTensor;
 pub use positions::sincos_table;

@@ -11,7 +11,7 @@ use crate::layers::LayerNorm;
 use crate::layout::HostTensor;
 use crate::positions::sincos_table;
 use crate::resample::resample_positions;
-use crate::vit::Vit;
+use crate::vit::{Pooling, Vit};
 
 /// A table of positions that is nowhere further from the fixed one is the fixed one: bfloat16 keeps 1 with
 /// an error of 0.004, while learned tables are another thing altogether.
@@ -148,6 +148,11 @@ impl Vit {
             norm: self.norm.is_some(),
             fc_norm: self.fc_norm.is_some(),
         }
+    }
+
+    /// The pooling that weights with such norms are made for: the mean where the norm stands after it.
+    pub fn usual_pooling(&self) -> Pooling {
+        if self.norm.is_none() && self.fc_norm.is_some() { Pooling::Mean } else { Pooling::Cls }
     }
 
     /// The encoder with a table of positions `[1+L, D]`.

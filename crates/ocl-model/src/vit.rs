@@ -134,6 +134,36 @@ impl Vit {
         }
     }
 
+    /// [`Vit::encode`] without the final norm and under stochastic depth (arXiv 1603.09382): `branches[i]`
+    /// holds what the attention and the MLP of block `i` are multiplied by in each sequence, `[B]` each; a block
+    /// without runs as it is.
+    ///
+    /// # Shapes
+    /// `[B, T, D]` to `[B, 1+T, D]`.
+    pub fn encode_branches(
+        &self,
+        tokens: Tensor<3>,
+        branches: &[Option<[Tensor<1>; 2]>],
+    ) -> Tensor<3> {
+        let b = tokens.dims()[0];
+        let mut x = self.with_prefix(tokens); // [B, 1+R+T, D]
+        for (i, block) in self.blocks.iter().enumerate() {
+            x = match branches.get(i).and_then(Option::as_ref) {
+                Some(of) => block.forward_branches(x, of.clone().map(|v| v.reshape([b, 1, 1]))),
+                None => block.forward(x),
+            };
+        }
+        self.without_registers(x) // [B, 1+T, D]
+    }
+
+    /// The norm that [`Vit::encode`] ends with; nothing for weights that have none there.
+    ///
+    /// # Shapes
+    /// `[B, T, D]` to `[B, T, D]`.
+    pub fn final_norm(&self, x: Tensor<3>) -> Tensor<3> {
+        normed(&self.norm, x)
+    }
+
     fn with_prefix(&self, tokens: Tensor<3>) -> Tensor<3> {
         let [b, _, d] = tokens.dims();
         // The class token's position is zero: nothing to add.
@@ -218,6 +248,24 @@ mod tests {
         let both = vit.views(a.clone(), places());
         let alone = vit.encode(vit.tokens(a.slice([0..3, 0..2]), places().slice([0..3, 0..2])));
         close(both.slice([0..3, 0..1]), alone.slice([0..3, 0..1]));
+    }
+
+    #[test]
+    fn a_branch_times_one_changes_nothing_and_times_zero_leaves_it_out() {
+        let (vit, config, device) = small();
+        let a = patches(3, 4, config.patch_len(), &device);
+        let places = Tensor::<2, Int>::from_data([[0, 5, 9, 3]], &device).expand([3, 4]);
+        let tokens = vit.tokens(a, places);
+        let times = |values: [f32; 3]| Tensor::<1>::from_data(values, &device);
+        let both = |values| Some([times(values), times(values)]);
+        let whole = vit.encode(tokens.clone());
+        let ones = vit.encode_branches(tokens.clone(), &[both([1.0; 3]), None]);
+        close(whole.clone(), vit.final_norm(ones));
+        // Without any branch a sequence stays what it was; the others see nothing of it.
+        let out =
+            vit.encode_branches(tokens.clone(), &[both([1.0, 0.0, 1.0]), both([1.0, 0.0, 1.0])]);
+        close(out.clone().slice([1..2, 1..5]), tokens.slice([1..2, 0..4]));
+        close(vit.final_norm(out).slice([2..3, 0..5]), whole.slice([2..3, 0..5]));
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub struct AdamW {
 }
 
 /// State of [`AdamW`] on the host: the steps taken and, by parameter name, both moments.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct AdamWState {
     /// Steps taken.
     pub steps: u64,

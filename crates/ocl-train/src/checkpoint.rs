@@ -1,24 +1,31 @@
 //! Checkpoints: a folder each, complete or absent.
 //!
-//! `checkpoints/step-00000120/` holds `weights.safetensors` (timm's names), `optimizer.safetensors` and
-//! `state.json` with the length and CRC-32 of both. It is written under another name, synced and renamed;
-//! a damaged one is passed over for the one before.
+//! `checkpoints/step-00000120/` holds `weights.safetensors` (timm's names), `optimizer.safetensors`,
+//! `plan.toml`, `average.safetensors` when there is a weight average, and `state.json` with the step, the
+//! code's version and the length and CRC-32 of each file. The step says where in the data the run is, and with
+//! the plan's seed every random number: none is drawn from a state that moves. A checkpoint is written under
+//! another name, synced and renamed; a damaged one is passed over for the one before.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use ocl_model::{Vit, WeightsError, state_bytes, weights_from};
+use ocl_model::{WeightsError, state_bytes, weights_from};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::adamw::{AdamW, AdamWConfig, AdamWState};
+use crate::adamw::AdamWState;
+use crate::durable::{sync_folder, write_synced};
+use crate::ema::WeightAverage;
+use crate::plan::Plan;
+use crate::trainer::Trainer;
 
 const WEIGHTS: &str = "weights.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
+const AVERAGE: &str = "average.safetensors";
+const PLAN: &str = "plan.toml";
 const STATE: &str = "state.json";
 
 /// Why a checkpoint could not be written or read.
@@ -78,61 +85,73 @@ impl Digest {
 pub(crate) struct Checkpoint {
     /// Steps done.
     pub(crate) step: u64,
-    /// The encoder, on the autodiff device.
-    pub(crate) vit: Vit,
-    /// The optimiser.
-    pub(crate) optimizer: AdamW,
+    /// The encoder, on the autodiff device, with its optimiser.
+    pub(crate) trainer: Trainer,
 }
 
-/// Writes the state after `step` steps and removes all but the newest `keep` checkpoints.
+/// Writes the state after `step` steps and removes old checkpoints: all but the newest, as many as the plan
+/// keeps, and those the plan keeps for good.
 ///
 /// # Errors
 /// [`CheckpointError::Io`]; the checkpoints that were there before are untouched then.
 pub(crate) fn save(
     run: &Path,
     step: u64,
-    vit: &Vit,
-    optimizer: &AdamW,
-    keep: usize,
+    trainer: &Trainer,
+    plan: &Plan,
 ) -> Result<PathBuf, CheckpointError> {
     let parent = run.join("checkpoints");
     let (target, draft) =
         (parent.join(format!("step-{step:08}")), parent.join(format!(".step-{step:08}.draft")));
-    let written = write(&draft, step, vit, optimizer).and_then(|()| {
+    let written = write(&draft, step, trainer, plan).and_then(|()| {
         if target.exists() {
             fs::remove_dir_all(&target).map_err(io("replace", &target))?;
         }
         fs::rename(&draft, &target).map_err(io("rename", &draft))?;
-        sync(&parent)
+        sync_folder(&parent).map_err(io("sync", &parent))
     });
     if let Err(error) = written {
         // Whatever the draft holds is useless and may be what filled the disk.
         let _ = fs::remove_dir_all(&draft);
         return Err(error);
     }
-    for old in list(run)?.into_iter().rev().skip(keep) {
-        fs::remove_dir_all(&old).map_err(io("remove", &old))?;
+    let for_good = |folder: &PathBuf| {
+        let every = plan.keep_every_steps;
+        every.zip(step_of(folder)).is_some_and(|(every, step)| step % every == 0)
+    };
+    for old in list(run)?.into_iter().rev().skip(plan.keep_checkpoints) {
+        if !for_good(&old) {
+            fs::remove_dir_all(&old).map_err(io("remove", &old))?;
+        }
     }
     Ok(target)
 }
 
-fn write(draft: &Path, step: u64, vit: &Vit, optimizer: &AdamW) -> Result<(), CheckpointError> {
+fn write(draft: &Path, step: u64, trainer: &Trainer, plan: &Plan) -> Result<(), CheckpointError> {
     if draft.exists() {
         fs::remove_dir_all(draft).map_err(io("remove", draft))?;
     }
     fs::create_dir_all(draft).map_err(io("create", draft))?;
+    let about = [("step", step.to_string())];
+    let mut contents = vec![
+        (WEIGHTS, state_bytes(trainer.vit(), &about)),
+        (OPTIMIZER, optimizer_bytes(&trainer.optimizer().state())),
+        (PLAN, plan.to_toml().into_bytes()),
+    ];
+    if let Some(average) = trainer.average() {
+        contents.push((AVERAGE, state_bytes(average.vit(), &about)));
+    }
     let mut files = BTreeMap::new();
-    for (name, bytes) in [
-        (WEIGHTS, state_bytes(vit, &[("step", step.to_string())])),
-        (OPTIMIZER, optimizer_bytes(&optimizer.state())),
-    ] {
+    for (name, bytes) in contents {
         files.insert(name.to_owned(), Digest::of(&bytes));
-        write_synced(&draft.join(name), &bytes)?;
+        let path = draft.join(name);
+        write_synced(&path, &bytes).map_err(io("write", &path))?;
     }
     let state = State { version: env!("CARGO_PKG_VERSION").to_owned(), step, files };
     let json = serde_json::to_vec_pretty(&state).expect("a state is plain data");
-    write_synced(&draft.join(STATE), &json)?;
-    sync(draft)
+    let path = draft.join(STATE);
+    write_synced(&path, &json).map_err(io("write", &path))?;
+    sync_folder(draft).map_err(io("sync", draft))
 }
 
 /// The newest checkpoint that is whole, with the reason each newer one was passed over.
@@ -141,12 +160,12 @@ fn write(draft: &Path, step: u64, vit: &Vit, optimizer: &AdamW) -> Result<(), Ch
 /// [`CheckpointError::None`] when there is none.
 pub(crate) fn load_latest(
     run: &Path,
-    adamw: AdamWConfig,
+    plan: &Plan,
     device: &Device,
 ) -> Result<(Checkpoint, Vec<CheckpointError>), CheckpointError> {
     let mut passed_over = vec![];
     for folder in list(run)?.into_iter().rev() {
-        match load(&folder, adamw, device) {
+        match load(&folder, plan, device) {
             Ok(checkpoint) => return Ok((checkpoint, passed_over)),
             Err(error) => passed_over.push(error),
         }
@@ -154,7 +173,15 @@ pub(crate) fn load_latest(
     Err(passed_over.pop().unwrap_or(CheckpointError::None { folder: run.to_owned() }))
 }
 
-fn load(folder: &Path, adamw: AdamWConfig, device: &Device) -> Result<Checkpoint, CheckpointError> {
+/// One checkpoint, every file checked.
+///
+/// # Errors
+/// [`CheckpointError`] saying which file is not what was written.
+pub(crate) fn load(
+    folder: &Path,
+    plan: &Plan,
+    device: &Device,
+) -> Result<Checkpoint, CheckpointError> {
     let damaged =
         |name: &str, reason: String| CheckpointError::Damaged { path: folder.join(name), reason };
     let read = |name: &str| {
@@ -163,6 +190,9 @@ fn load(folder: &Path, adamw: AdamWConfig, device: &Device) -> Result<Checkpoint
     };
     let state: State =
         serde_json::from_slice(&read(STATE)?).map_err(|error| damaged(STATE, error.to_string()))?;
+    if step_of(folder).is_some_and(|step| step != state.step) {
+        return Err(damaged(STATE, format!("it is of step {}", state.step)));
+    }
     let whole = |name: &str| {
         let bytes = read(name)?;
         let found = Digest::of(&bytes);
@@ -178,11 +208,27 @@ fn load(folder: &Path, adamw: AdamWConfig, device: &Device) -> Result<Checkpoint
     let (weights, optimizer) = (whole(WEIGHTS)?, whole(OPTIMIZER)?);
     let vit = weights_from(&weights, &folder.join(WEIGHTS), &device.clone().autodiff())?;
     let moments = read_optimizer(&optimizer).map_err(|reason| damaged(OPTIMIZER, reason))?;
-    Ok(Checkpoint { step: state.step, vit, optimizer: AdamW::with_state(adamw, moments, device) })
+    let mut trainer = Trainer::with(vit, &plan.method, plan.optimizer(moments, device));
+    if let Some(decay) = plan.ema_decay {
+        let plain = device.clone().without_autodiff();
+        let average = if state.files.contains_key(AVERAGE) {
+            let vit = weights_from(&whole(AVERAGE)?, &folder.join(AVERAGE), &plain)?;
+            WeightAverage::with(vit, decay)
+        } else {
+            WeightAverage::new(trainer.vit(), decay)
+        };
+        trainer = trainer.with_average(average);
+    }
+    Ok(Checkpoint { step: state.step, trainer: trainer.with_split(plan.split()) })
+}
+
+/// The step that a checkpoint's folder is named after.
+pub(crate) fn step_of(folder: &Path) -> Option<u64> {
+    folder.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok()
 }
 
 /// Complete checkpoints, oldest first.
-fn list(run: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
+pub(crate) fn list(run: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     let parent = run.join("checkpoints");
     let entries = match fs::read_dir(&parent) {
         Ok(entries) => entries,
@@ -232,18 +278,6 @@ fn read_optimizer(bytes: &[u8]) -> Result<AdamWState, String> {
     Ok(AdamWState { steps: u64::from_le_bytes(steps), moments })
 }
 
-/// Writes a file and waits until it is on the disk.
-fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
-    File::create(path)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .map_err(io("write", path))
-}
-
-/// Waits until a folder's entries are on the disk.
-fn sync(folder: &Path) -> Result<(), CheckpointError> {
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io("sync", folder))
-}
-
 fn io<'a>(
     doing: &'static str,
     path: &'a Path,
@@ -254,50 +288,82 @@ fn io<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ocl_model::{VitConfig, state_of};
+    use ocl_model::{Vit, state_of};
 
-    const ADAMW: AdamWConfig =
-        AdamWConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.05 };
+    use crate::recipe::Recipe;
+    use ocl_data::{Source, SourceKind, Split};
 
-    fn vit(seed: u64) -> Vit {
-        let config =
-            VitConfig { image_px: 8, patch_px: 4, width: 8, depth: 1, heads: 2, mlp_ratio: 4 };
-        Vit::new(&config, seed, &Device::default().autodiff()).unwrap()
+    fn plan(pairs: &[&str]) -> Plan {
+        let small = ["data.image_px=8", "model.patch_px=4", "model.width=8", "model.heads=2"];
+        let pairs: Vec<String> = small.iter().chain(pairs).map(|pair| (*pair).to_owned()).collect();
+        let recipe = Recipe::load("embedded", &pairs).unwrap();
+        let source = Source::open("embedded", SourceKind::Auto, Split::Train).unwrap();
+        Plan::resolve("embedded", &recipe, &source).unwrap()
     }
 
-    fn optimizer() -> AdamW {
+    /// A trainer like no other: parameters from `seed`, moments of one parameter, an average of another seed.
+    fn trainer(plan: &Plan, seed: u64) -> Trainer {
+        let device = Device::default();
+        let vit = |seed| Vit::new(&plan.model, seed, &device.clone().autodiff()).unwrap();
         let moments = [("norm.bias".to_owned(), (vec![1.0, -2.0], vec![0.5, 1e-20]))];
         let state = AdamWState { steps: 7, moments: moments.into() };
-        AdamW::with_state(ADAMW, state, &Device::default())
+        let trainer = Trainer::with(vit(seed), &plan.method, plan.optimizer(state, &device));
+        match plan.ema_decay {
+            Some(decay) => trainer.with_average(WeightAverage::new(&vit(seed + 1), decay)),
+            None => trainer,
+        }
     }
 
     #[test]
     fn a_checkpoint_comes_back_and_old_ones_go() {
         let run = tempfile::tempdir().unwrap();
+        let plan = plan(&["train.keep_checkpoints=2", "optim.ema_decay=0.9"]);
         for step in [3, 12, 100] {
-            save(run.path(), step, &vit(step), &optimizer(), 2).unwrap();
+            save(run.path(), step, &trainer(&plan, step), &plan).unwrap();
         }
         assert_eq!(list(run.path()).unwrap().len(), 2);
-        let (back, passed) = load_latest(run.path(), ADAMW, &Device::default()).unwrap();
+        let (back, passed) = load_latest(run.path(), &plan, &Device::default()).unwrap();
         assert_eq!(back.step, 100);
         assert!(passed.is_empty());
-        assert_eq!(state_of(&back.vit), state_of(&vit(100)));
-        assert_eq!(back.optimizer.state(), optimizer().state());
+        let before = trainer(&plan, 100);
+        assert!(state_of(back.trainer.vit()) == state_of(before.vit()));
+        assert_eq!(back.trainer.optimizer().state(), before.optimizer().state());
+        let average = |trainer: &Trainer| state_of(trainer.average().unwrap().vit());
+        assert!(average(&back.trainer) == average(&before));
+    }
+
+    #[test]
+    fn every_nth_is_kept_for_good() {
+        let run = tempfile::tempdir().unwrap();
+        let mut plan = plan(&["train.keep_checkpoints=1"]);
+        plan.keep_every_steps = Some(10);
+        for step in [5, 10, 15, 20, 25, 30, 35] {
+            save(run.path(), step, &trainer(&plan, 1), &plan).unwrap();
+        }
+        let steps: Vec<_> = list(run.path()).unwrap().iter().filter_map(|f| step_of(f)).collect();
+        assert_eq!(steps, [10, 20, 30, 35]);
     }
 
     #[test]
     fn a_damaged_one_is_passed_over_with_the_reason() {
-        let run = tempfile::tempdir().unwrap();
-        save(run.path(), 1, &vit(1), &optimizer(), 3).unwrap();
-        let newer = save(run.path(), 2, &vit(2), &optimizer(), 3).unwrap();
-        let path = newer.join(WEIGHTS);
-        let mut bytes = fs::read(&path).unwrap();
-        let last = bytes.len() - 1;
-        bytes[last] ^= 1;
-        fs::write(&path, bytes).unwrap();
-        let (back, passed) = load_latest(run.path(), ADAMW, &Device::default()).unwrap();
-        assert_eq!(back.step, 1);
-        assert!(passed[0].to_string().contains("weights.safetensors is damaged"), "{}", passed[0]);
+        let plan = plan(&["train.keep_checkpoints=9"]);
+        for (name, text) in [
+            (WEIGHTS, "weights.safetensors is damaged"),
+            (OPTIMIZER, "optimizer.safetensors is damaged"),
+            (STATE, "state.json is damaged"),
+        ] {
+            let run = tempfile::tempdir().unwrap();
+            save(run.path(), 1, &trainer(&plan, 1), &plan).unwrap();
+            let newer = save(run.path(), 2, &trainer(&plan, 2), &plan).unwrap();
+            let path = newer.join(name);
+            let mut bytes = fs::read(&path).unwrap();
+            let last = bytes.len() - 1;
+            bytes[last] ^= 1;
+            fs::write(&path, bytes).unwrap();
+            let (back, passed) = load_latest(run.path(), &plan, &Device::default()).unwrap();
+            assert_eq!(back.step, 1);
+            assert!(passed[0].to_string().contains(text), "{}", passed[0]);
+        }
     }
 
     #[test]
@@ -305,7 +371,7 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         fs::create_dir_all(run.path().join("checkpoints/.step-00000009.draft")).unwrap();
         assert!(matches!(
-            load_latest(run.path(), ADAMW, &Device::default()),
+            load_latest(run.path(), &plan(&[]), &Device::default()),
             Err(CheckpointError::None { .. })
         ));
     }

@@ -22,11 +22,26 @@ pub struct Cli {
 pub enum Command {
     /// Pre-train an encoder; without options on the embedded data set
     Pretrain(Box<PretrainArgs>),
+    /// Run a step again whose loss or gradient was no number, exactly
+    Replay(ReplayArgs),
     /// List the built-in recipes, or print one as a start for your own
     Recipes {
         /// The recipe to print
         name: Option<String>,
     },
+}
+
+/// Options of `replay`.
+#[derive(Args, Debug)]
+pub struct ReplayArgs {
+    /// The capture: a folder `captures/step-…` of a run
+    pub capture: PathBuf,
+    /// Where the data is now [default: where it was]
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<String>,
+    /// flex (CPU), wgpu, vulkan or cuda
+    #[arg(long, default_value_t = Backend::DEFAULT)]
+    pub backend: Backend,
 }
 
 /// Options of `pretrain`.

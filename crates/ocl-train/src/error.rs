@@ -12,21 +12,27 @@ use crate::journal::JournalError;
 /// Why a run stopped.
 #[derive(Debug, Error)]
 pub enum TrainError {
-    /// The loss is not a number.
+    /// The loss or the gradient is not a number.
     #[error(
-        "the loss of step {step} is {loss} (lr {lr:.3e}); samples {}; nothing of this step was saved. \
-         Resume from the last checkpoint with a lower optim.base_lr or a longer optim.warmup_epochs",
-        sample_list(samples)
+        "step {step} has a loss of {loss} and a gradient of norm {gradient_norm} (lr {lr:.3e}); samples {}; \
+         nothing of this step was saved. To run it again: cargo xtask replay {}. To go on from the last \
+         checkpoint, lower optim.base_lr, lengthen optim.warmup_epochs, or set optim.clip_norm",
+        sample_list(samples),
+        capture.display()
     )]
     NonFinite {
         /// The step, counted from 1.
         step: u64,
         /// The loss.
         loss: f64,
+        /// The norm of all gradients together.
+        gradient_norm: f64,
         /// Its learning rate.
         lr: f64,
         /// Indices of the batch's samples.
         samples: Vec<u64>,
+        /// Where the step was captured.
+        capture: PathBuf,
     },
     /// The run folder holds a run already.
     #[error(
@@ -34,6 +40,14 @@ pub enum TrainError {
         path = .0.display()
     )]
     Occupied(PathBuf),
+    /// Another process is at work in the run folder.
+    #[error("{} is in use by {owner}; two runs cannot share a folder", path.display())]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+        /// Who has it.
+        owner: String,
+    },
     /// The run folder cannot be made.
     #[error("cannot write to run folder {}", path.display())]
     Folder {

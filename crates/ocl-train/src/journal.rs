@@ -21,6 +21,30 @@ pub struct StepRecord {
     pub loss: f64,
     /// Learning rate of the update.
     pub lr: f64,
+    /// Norm of all gradients together, before clipping.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradient_norm: Option<f64>,
+    /// Mean squared distance of the two views of an image, at length 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alignment: Option<f64>,
+    /// Mean cosine of the two views of an image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub positive: Option<f64>,
+    /// Mean cosine of views of different images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub negative: Option<f64>,
+    /// Logarithm of the mean of `exp(-2 d^2)` over pairs of images, at some steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uniformity: Option<f64>,
+    /// RankMe, the effective rank of 256 embeddings, at some steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<f64>,
+    /// Share of held-out images that k-NN classifies rightly, at some steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub knn_top1: Option<f64>,
+    /// Share of the device's peak that visible tokens use, where the peak is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mfu: Option<f64>,
     /// Images per second since the record before.
     pub images_per_sec: f64,
     /// Share of the time since the record before spent waiting for data, 0..1.
@@ -79,11 +103,21 @@ impl Journal {
     /// When the disk is full, say.
     pub(crate) fn record(&mut self, record: &StepRecord) -> Result<(), JournalError> {
         let scalars = [
-            ("train/loss", record.loss),
-            ("train/lr", record.lr),
-            ("speed/images_per_sec", record.images_per_sec),
-            ("speed/data_wait", record.data_wait),
+            ("train/loss", Some(record.loss)),
+            ("train/lr", Some(record.lr)),
+            ("train/gradient_norm", record.gradient_norm),
+            ("views/alignment", record.alignment),
+            ("views/positive", record.positive),
+            ("views/negative", record.negative),
+            ("views/uniformity", record.uniformity),
+            ("views/rank", record.rank),
+            ("probe/knn_top1", record.knn_top1),
+            ("speed/images_per_sec", Some(record.images_per_sec)),
+            ("speed/data_wait", Some(record.data_wait)),
+            ("speed/mfu", record.mfu),
         ];
+        let scalars: Vec<(&str, f64)> =
+            scalars.into_iter().filter_map(|(tag, value)| Some((tag, value?))).collect();
         let line = serde_json::to_string(record).expect("a record is plain data");
         let flush = self.flushed.elapsed().as_secs() >= FLUSH_SECS;
         let written = writeln!(self.lines, "{line}")
@@ -132,6 +166,14 @@ mod tests {
             epoch: step as f64 / 2.0,
             loss,
             lr: 0.1,
+            gradient_norm: None,
+            alignment: None,
+            positive: Some(0.5),
+            negative: None,
+            uniformity: None,
+            rank: None,
+            knn_top1: None,
+            mfu: None,
             images_per_sec: 10.0,
             data_wait: 0.0,
         };

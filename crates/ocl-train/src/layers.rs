@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::recipe::Recipe;
 
 /// Every key of a recipe, for suggestions and for refusing the rest.
-const KEYS: [&str; 40] = [
+const KEYS: [&str; 47] = [
     "data.path",
     "data.kind",
     "data.image_px",
@@ -37,6 +37,8 @@ const KEYS: [&str; 40] = [
     "optim.beta1",
     "optim.beta2",
     "optim.eps",
+    "optim.clip_norm",
+    "optim.ema_decay",
     "train.epochs",
     "batch.size",
     "batch.chunk",
@@ -44,12 +46,17 @@ const KEYS: [&str; 40] = [
     "train.seed",
     "train.checkpoint_every_epochs",
     "train.keep_checkpoints",
+    "train.keep_every_epochs",
+    "monitor.every_steps",
+    "monitor.knn_every_epochs",
+    "monitor.peak_tflops",
     // Whole sections, so that a misspelt section is answered with its name.
     "data",
     "model",
     "method",
     "optim",
     "batch",
+    "monitor",
 ];
 
 /// Keys of before, which are still understood: the old name and today's.
@@ -232,7 +239,7 @@ fn parse(text: &str) -> config::Value {
 mod tests {
     use super::*;
     use crate::batching::Chunk;
-    use crate::recipe::ModelRecipe;
+    use crate::recipe::{ModelRecipe, MonitorRecipe};
 
     fn set(pairs: &[&str]) -> Result<Recipe, RecipeError> {
         let pairs: Vec<String> = pairs.iter().map(|pair| (*pair).to_owned()).collect();
@@ -252,6 +259,14 @@ mod tests {
         let mut recipe = set(&[]).unwrap();
         recipe.batch.chunk = Some(Chunk::Auto);
         recipe.batch.grain = Some(1);
+        recipe.optim.clip_norm = Some(1.0);
+        recipe.optim.ema_decay = Some(0.5);
+        recipe.train.keep_every_epochs = Some(1.0);
+        recipe.monitor = MonitorRecipe {
+            every_steps: Some(1),
+            knn_every_epochs: Some(1.0),
+            peak_tflops: Some(1.0),
+        };
         recipe.model = ModelRecipe {
             size: Some("tiny".to_owned()),
             patch_px: 4,

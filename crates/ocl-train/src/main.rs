@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use ocl_data::{Source, SourceKind, Split};
-use ocl_train::cli::{Cli, Command, PretrainArgs};
+use ocl_train::cli::{Cli, Command, PretrainArgs, ReplayArgs};
 use ocl_train::{
-    Chunk, Estimate, Plan, Progress, Recipe, Start, keep_freed_memory, pretrain, summary,
+    Chunk, Estimate, Plan, Progress, Recipe, Start, keep_freed_memory, pretrain, replay, summary,
 };
 
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -23,6 +23,7 @@ fn main() -> ExitCode {
     keep_freed_memory();
     let result = match Cli::parse().command {
         Command::Pretrain(args) => run(&args),
+        Command::Replay(args) => again(&args),
         Command::Recipes { name } => recipes(name.as_deref()),
     };
     result.unwrap_or_else(|error| {
@@ -54,6 +55,10 @@ fn recipes(name: Option<&str>) -> Result<ExitCode> {
 }
 
 fn run(args: &PretrainArgs) -> Result<ExitCode> {
+    if !args.dry_run {
+        // Before anything is loaded: stopping is then a matter of the loop, at any moment.
+        stop_on_signals()?;
+    }
     let device = args.backend.device()?;
     let (plan, source, start) = match &args.resume {
         Some(run) => resumed(run, args)?,
@@ -71,7 +76,6 @@ fn run(args: &PretrainArgs) -> Result<ExitCode> {
         Some(run) => run.clone(),
         None => run_folder(args, &plan),
     };
-    stop_on_signals()?;
     let mut progress = Progress::new(&plan);
     let mut told = false;
     let outcome = pretrain(&plan, source, &run, start, &device, &STOP, |event| {
@@ -113,7 +117,32 @@ fn fresh(args: &PretrainArgs) -> Result<(Plan, Arc<Source>, Start)> {
     let source = Source::open(&recipe.data.path, recipe.data.kind, Split::Train)?;
     let mut plan = Plan::resolve(&name, &recipe, &source)?;
     plan.set_chunk(recipe.batch.chunk.unwrap_or(Chunk::Auto), args.backend);
+    plan.find_peak(args.backend);
     Ok((plan, Arc::new(source), Start::Fresh))
+}
+
+/// Runs a captured step again and says what came of it.
+fn again(args: &ReplayArgs) -> Result<ExitCode> {
+    let device = args.backend.device()?;
+    let mut plan = Plan::load(&args.capture)?;
+    if let Some(path) = &args.data {
+        plan.data.path.clone_from(path);
+    }
+    let source = Arc::new(Source::open(&plan.data.path, plan.data.kind, Split::Train)?);
+    let found = replay(&args.capture, &plan, source, &device, |step, loss| {
+        eprintln!("step {step}  loss {loss}");
+    })?;
+    let capture = &found.capture;
+    println!("step {}  loss {}  (captured: {})", capture.step, found.loss, capture.loss);
+    for (name, norm) in &found.gradient_norms {
+        println!("  gradient {norm:12.4e}  {name}");
+    }
+    if !found.same {
+        println!("not what was captured: other data, another backend or another version?");
+        return Ok(ExitCode::FAILURE);
+    }
+    println!("samples and loss are those of the capture");
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The built-in recipe that fits the data when none was named.

@@ -2,17 +2,24 @@
 
 use std::path::{Path, PathBuf};
 
+use burn::tensor::Device;
 use ocl_data::{Geometry, Normalisation, Source, SourceKind, TrainView};
-use ocl_model::VitConfig;
+use ocl_model::{ConfigError, Vit, VitConfig};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::adamw::AdamWConfig;
+use crate::adamw::{AdamW, AdamWConfig, AdamWState};
 use crate::backend::Backend;
 use crate::batching::{Chunk, grain};
+use crate::ema::WeightAverage;
 use crate::methods::Method;
+use crate::monitor::{MonitorPlan, peak_tflops, probe_interval};
 use crate::recipe::Recipe;
 use crate::schedule::WarmupCosine;
+use crate::trainer::Trainer;
+
+/// Steps between closer looks when nothing else is asked for: 30 ms each, well under 1 % of the time.
+const MONITOR_STEPS: u64 = 100;
 
 /// Everything a run depends on. Two runs of one plan, one code version and one backend are equal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,6 +48,15 @@ pub struct Plan {
     pub checkpoint_every_steps: u64,
     /// Checkpoints kept.
     pub keep_checkpoints: usize,
+    /// Checkpoints at multiples of this are written too, and never removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_every_steps: Option<u64>,
+    /// Global norm at which gradients are clipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
+    /// Decay of the average of the weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema_decay: Option<f64>,
     /// What is read.
     pub data: DataPlan,
     /// The encoder.
@@ -51,6 +67,9 @@ pub struct Plan {
     pub adamw: AdamWConfig,
     /// Learning rates, absolute.
     pub schedule: WarmupCosine,
+    /// When the run is looked at more closely.
+    #[serde(default)]
+    pub monitor: MonitorPlan,
 }
 
 /// What is read, and the crop.
@@ -117,7 +136,7 @@ impl Plan {
     /// # Errors
     /// [`PlanError::Value`] naming the first key that cannot work.
     pub fn resolve(name: &str, recipe: &Recipe, source: &Source) -> Result<Self, PlanError> {
-        let Recipe { data, method, optim, batch, train, .. } = recipe;
+        let Recipe { data, method, optim, batch, train, monitor, .. } = recipe;
         let model = model(recipe)?;
         check(recipe, &model, source.len())?;
         let workers = match data.workers {
@@ -130,7 +149,7 @@ impl Plan {
         let chunk = batch.chunk.unwrap_or(Chunk::Auto);
         let (sequences, tokens) = method.sequences(model.patches());
         let grain = grain(batch.size, sequences * tokens, batch.grain, chunk);
-        let every = train.checkpoint_every_epochs * steps_per_epoch as f64;
+        let steps = |epochs: f64| ((epochs * steps_per_epoch as f64).round() as u64).max(1);
         let mut plan = Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             recipe: name.to_owned(),
@@ -141,8 +160,11 @@ impl Plan {
             grain,
             steps_per_epoch,
             steps: steps_per_epoch * train.epochs,
-            checkpoint_every_steps: (every.round() as u64).max(1),
+            checkpoint_every_steps: steps(train.checkpoint_every_epochs),
             keep_checkpoints: train.keep_checkpoints,
+            keep_every_steps: train.keep_every_epochs.map(steps),
+            clip_norm: optim.clip_norm,
+            ema_decay: optim.ema_decay,
             data: DataPlan {
                 path: data.path.clone(),
                 kind: data.kind,
@@ -170,8 +192,18 @@ impl Plan {
                 warmup_epochs: optim.warmup_epochs,
                 epochs: train.epochs as f64,
             },
+            monitor: MonitorPlan::default(),
         };
         plan.set_chunk(chunk, Backend::Flex);
+        plan.monitor = MonitorPlan {
+            every_steps: monitor.every_steps.unwrap_or(MONITOR_STEPS),
+            knn_every_steps: match monitor.knn_every_epochs {
+                None => probe_interval(&plan),
+                Some(never) if never <= 0.0 => 0,
+                Some(epochs) => steps(epochs),
+            },
+            peak_tflops: monitor.peak_tflops,
+        };
         Ok(plan)
     }
 
@@ -195,6 +227,44 @@ impl Plan {
     /// The plan as TOML.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a plan is plain data")
+    }
+
+    /// The optimiser, continuing from a state; [`AdamWState::default`] for a fresh one.
+    pub fn optimizer(&self, state: AdamWState, device: &Device) -> AdamW {
+        let optimizer = AdamW::with_state(self.adamw, state, device);
+        match self.clip_norm {
+            Some(norm) => optimizer.with_clip_norm(norm),
+            None => optimizer,
+        }
+    }
+
+    /// A trainer that has done nothing yet: parameters drawn from the seed.
+    ///
+    /// # Errors
+    /// When no encoder of this shape can exist.
+    pub fn fresh_trainer(&self, device: &Device) -> Result<Trainer, ConfigError> {
+        let vit = Vit::new(&self.model, self.seed, &device.clone().autodiff())?;
+        let average = self.ema_decay.map(|decay| WeightAverage::new(&vit, decay));
+        let optimizer = self.optimizer(AdamWState::default(), device);
+        let trainer = Trainer::with(vit, &self.method, optimizer).with_split(self.split());
+        Ok(match average {
+            Some(average) => trainer.with_average(average),
+            None => trainer,
+        })
+    }
+
+    /// Takes the device's peak from a GPU's name, where the recipe does not say it.
+    pub fn find_peak(&mut self, backend: Backend) {
+        if backend != Backend::Flex && self.monitor.peak_tflops.is_none() {
+            self.monitor.peak_tflops = peak_tflops();
+        }
+    }
+
+    /// Whether a checkpoint is due after so many steps.
+    pub fn saves_at(&self, step: u64) -> bool {
+        step.is_multiple_of(self.checkpoint_every_steps)
+            || self.keep_every_steps.is_some_and(|every| step.is_multiple_of(every))
+            || step == self.steps
     }
 
     /// The training view of an image.
@@ -262,7 +332,7 @@ fn check(recipe: &Recipe, model: &VitConfig, images: usize) -> Result<(), PlanEr
         low > 0.0 && low <= high && high <= top
     };
     let positive = |value: f64| value > 0.0 && value.is_finite();
-    let checks: [(&str, bool, String); 15] = [
+    let checks: [(&str, bool, String); 18] = [
         ("data.crop_scale", range(data.crop_scale, 1.0), "needs 0 < low <= high <= 1".into()),
         ("data.crop_ratio", range(data.crop_ratio, f64::MAX), "needs 0 < low <= high".into()),
         ("data.flip", (0.0..=1.0).contains(&data.flip), "is a probability, 0..1".into()),
@@ -281,6 +351,17 @@ fn check(recipe: &Recipe, model: &VitConfig, images: usize) -> Result<(), PlanEr
         ),
         ("batch.grain", batch.grain != Some(0), "is at least 1 image".into()),
         ("train.epochs", train.epochs >= 1, "is at least 1".into()),
+        ("optim.clip_norm", optim.clip_norm.is_none_or(positive), "is above 0".into()),
+        (
+            "optim.ema_decay",
+            optim.ema_decay.is_none_or(|decay| (0.0..1.0).contains(&decay)),
+            "is a share, 0..1".into(),
+        ),
+        (
+            "train.keep_every_epochs",
+            train.keep_every_epochs.is_none_or(positive),
+            "is above 0".into(),
+        ),
         ("train.keep_checkpoints", train.keep_checkpoints >= 1, "is at least 1".into()),
         (
             "train.checkpoint_every_epochs",

@@ -6,12 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::tensor::Device;
 use ocl_data::{Batch, Loader, LoaderConfig, Order, Source, View};
-use ocl_model::save_weights;
+use ocl_model::{Vit, state_bytes};
 
-use crate::checkpoint::{self, CheckpointError};
+use crate::checkpoint::{self, Checkpoint, CheckpointError};
+use crate::durable;
 use crate::error::TrainError;
 use crate::journal::{Journal, StepRecord};
 use crate::ledger::{Ledger, Pending};
+use crate::lock::RunLock;
+use crate::monitor::{self, Probe};
 use crate::plan::Plan;
 use crate::trainer::Trainer;
 
@@ -27,6 +30,8 @@ pub enum Event<'a> {
     },
     /// A step is done and its loss known.
     Step(&'a StepRecord),
+    /// Something a person should know.
+    Note(&'a str),
     /// A checkpoint was written.
     Saved(&'a Path),
 }
@@ -67,28 +72,40 @@ pub fn pretrain(
     stop: &AtomicBool,
     mut observe: impl FnMut(Event<'_>),
 ) -> Result<Outcome, TrainError> {
-    prepare_folder(plan, run, start)?;
-    let (mut trainer, mut step) = begin(plan, run, start, device, &mut observe)?;
+    let _lock = prepare_folder(plan, run, start)?;
+    let (mut trainer, mut step, mut saved) = begin(plan, run, start, device, &mut observe)?;
     let journal = Journal::open(run, step)?;
+    let mut probe = Probe::new(plan, &source);
     let mut loader =
-        Loader::start(source, View::Train(plan.view()), loader_config(plan, run, step))?;
+        Loader::start(source, View::Train(plan.view()), loader_config(plan, Some(run), step))?;
 
-    let mut ledger = Ledger::new(plan, journal, observe);
+    let mut ledger = Ledger::new(plan, run, journal, observe);
     while step < plan.steps && !stop.load(Ordering::Relaxed) {
         let Some(batch) = loader.next() else { break };
         let batch: Batch = batch?;
         let lr = plan.schedule.at(plan.epoch_at(step));
         let samples = batch.samples.clone();
-        let loss;
-        (trainer, loss) = trainer.step(batch, lr);
+        let output;
+        (trainer, output) = trainer.step_watched(batch, lr);
         step += 1;
-        ledger.enter(Pending { step, lr, loss, samples }, loader.wait_time())?;
-        if step % plan.checkpoint_every_steps == 0 || step == plan.steps {
+        let pending = Pending {
+            step,
+            lr,
+            figures: monitor::figures(&output),
+            sample: monitor::sample(plan, step, &output),
+            knn_top1: look(plan, step, &mut probe, &trainer, &mut ledger),
+            samples,
+        };
+        drop(output);
+        ledger.enter(pending, loader.wait_time())?;
+        if plan.saves_at(step) {
             ledger.settle(loader.wait_time())?;
             save(plan, run, step, &trainer, &mut ledger)?;
+            saved = Some(step);
         }
     }
-    if ledger.settle(loader.wait_time())? {
+    ledger.settle(loader.wait_time())?;
+    if saved != Some(step) {
         save(plan, run, step, &trainer, &mut ledger)?;
     }
     let finished = step >= plan.steps;
@@ -98,6 +115,25 @@ pub fn pretrain(
     Ok(Outcome { step, finished, last_loss: ledger.last_loss(), skipped: loader.skipped() })
 }
 
+/// k-NN accuracy when step `step` asks for it. A probe that cannot read its images ends, and not the run.
+fn look(
+    plan: &Plan,
+    step: u64,
+    probe: &mut Option<Probe>,
+    trainer: &Trainer,
+    ledger: &mut Ledger<'_, impl FnMut(Event<'_>)>,
+) -> Option<f64> {
+    let due = step.checked_rem(plan.monitor.knn_every_steps) == Some(0);
+    match probe.as_ref().filter(|_| due)?.top_1(trainer.vit()) {
+        Ok(share) => Some(share),
+        Err(error) => {
+            ledger.tell(Event::Note(&format!("no more k-NN in this run: {error}")));
+            *probe = None;
+            None
+        }
+    }
+}
+
 fn save(
     plan: &Plan,
     run: &Path,
@@ -105,45 +141,52 @@ fn save(
     trainer: &Trainer,
     ledger: &mut Ledger<'_, impl FnMut(Event<'_>)>,
 ) -> Result<(), TrainError> {
-    let folder =
-        checkpoint::save(run, step, trainer.vit(), trainer.optimizer(), plan.keep_checkpoints)?;
+    let folder = checkpoint::save(run, step, trainer, plan)?;
     ledger.tell(Event::Saved(&folder));
     Ok(())
 }
 
 fn save_encoder(plan: &Plan, run: &Path, trainer: &Trainer) -> Result<(), TrainError> {
     let metadata = [("recipe", plan.recipe.clone()), ("version", plan.version.clone())];
-    let (draft, target) = (run.join(".encoder.draft"), run.join("encoder.safetensors"));
-    save_weights(trainer.vit(), &draft, &metadata)?;
-    std::fs::rename(&draft, &target).map_err(|source| TrainError::Folder { path: target, source })
+    let write = |name: &str, vit: &Vit| {
+        let path = run.join(name);
+        durable::replace(&path, &state_bytes(vit, &metadata))
+            .map_err(|source| TrainError::Folder { path, source })
+    };
+    if let Some(average) = trainer.average() {
+        write("encoder-average.safetensors", average.vit())?;
+    }
+    write("encoder.safetensors", trainer.vit())
 }
 
-fn prepare_folder(plan: &Plan, run: &Path, start: Start) -> Result<(), TrainError> {
+/// Makes the folder of a new run, or finds that of an old one, and keeps others out of it.
+fn prepare_folder(plan: &Plan, run: &Path, start: Start) -> Result<RunLock, TrainError> {
     let path = run.join("plan.toml");
-    if start == Start::Resume {
-        return Ok(());
+    let failed = |source| TrainError::Folder { path: path.clone(), source };
+    std::fs::create_dir_all(run).map_err(failed)?;
+    let lock = RunLock::take(run)?;
+    if start == Start::Fresh {
+        if path.exists() {
+            return Err(TrainError::Occupied(run.to_owned()));
+        }
+        durable::replace(&path, plan.to_toml().as_bytes()).map_err(failed)?;
     }
-    if path.exists() {
-        return Err(TrainError::Occupied(run.to_owned()));
-    }
-    std::fs::create_dir_all(run)
-        .and_then(|()| std::fs::write(&path, plan.to_toml()))
-        .map_err(|source| TrainError::Folder { path, source })
+    Ok(lock)
 }
 
+/// The trainer, the steps it has done, and the step of the checkpoint that it comes from.
 fn begin(
     plan: &Plan,
     run: &Path,
     start: Start,
     device: &Device,
     observe: &mut impl FnMut(Event<'_>),
-) -> Result<(Trainer, u64), TrainError> {
+) -> Result<(Trainer, u64, Option<u64>), TrainError> {
     if start == Start::Resume {
-        match checkpoint::load_latest(run, plan.adamw, device) {
-            Ok((found, passed_over)) => {
-                observe(Event::Started { step: found.step, passed_over: &passed_over });
-                let trainer = Trainer::with(found.vit, &plan.method, found.optimizer);
-                return Ok((trainer.with_split(plan.split()), found.step));
+        match checkpoint::load_latest(run, plan, device) {
+            Ok((Checkpoint { step, trainer }, passed_over)) => {
+                observe(Event::Started { step, passed_over: &passed_over });
+                return Ok((trainer, step, Some(step)));
             }
             // Stopped before its first checkpoint: the plan alone says how to begin.
             Err(CheckpointError::None { .. }) => {}
@@ -151,11 +194,10 @@ fn begin(
         }
     }
     observe(Event::Started { step: 0, passed_over: &[] });
-    let trainer = Trainer::new(&plan.model, &plan.method, plan.adamw, plan.seed, device)?;
-    Ok((trainer.with_split(plan.split()), 0))
+    Ok((plan.fresh_trainer(device)?, 0, None))
 }
 
-fn loader_config(plan: &Plan, run: &Path, step: u64) -> LoaderConfig {
+pub(crate) fn loader_config(plan: &Plan, run: Option<&Path>, step: u64) -> LoaderConfig {
     LoaderConfig {
         batch: plan.batch,
         workers: plan.data.workers,
@@ -164,7 +206,8 @@ fn loader_config(plan: &Plan, run: &Path, step: u64) -> LoaderConfig {
         epochs: step / plan.steps_per_epoch..plan.epochs,
         first_batch: step % plan.steps_per_epoch,
         max_bad_share: plan.data.max_bad_share,
-        quarantine: Some(run.join("quarantine.jsonl")),
+        quarantine: run.map(|run| run.join("quarantine.jsonl")),
+        subset: None,
         ..LoaderConfig::default()
     }
 }

@@ -22,6 +22,14 @@ pub struct Progress {
     smooth: Option<Smooth>,
     line_at: Instant,
     first: bool,
+    seen: Seen,
+}
+
+/// Figures that only some steps have, as they were last.
+#[derive(Default)]
+struct Seen {
+    rank: Option<f64>,
+    knn_top1: Option<f64>,
 }
 
 struct Smooth {
@@ -52,6 +60,7 @@ impl Progress {
             smooth: None,
             line_at: Instant::now(),
             first: true,
+            seen: Seen::default(),
         }
     }
 
@@ -67,6 +76,7 @@ impl Progress {
                 }
             }
             Event::Step(record) => self.step(record),
+            Event::Note(text) => self.say(text),
             Event::Saved(_) => {}
         }
     }
@@ -112,6 +122,7 @@ impl Progress {
             100.0 * new.data_wait,
             duration(left),
         );
+        let text = text + &watch(record, &mut self.seen);
         self.smooth = Some(new);
         if let Some(bar) = &self.bar {
             bar.set_position(record.step);
@@ -124,6 +135,21 @@ impl Progress {
             eprintln!("step {}/{}  {text}", record.step, self.total);
         }
     }
+}
+
+/// How the views agree, in a few words.
+fn watch(record: &StepRecord, seen: &mut Seen) -> String {
+    seen.rank = record.rank.or(seen.rank);
+    seen.knn_top1 = record.knn_top1.or(seen.knn_top1);
+    let parts = [
+        record.positive.map(|v| format!("  pos {v:.2}")),
+        record.negative.map(|v| format!("  neg {v:.2}")),
+        record.gradient_norm.map(|v| format!("  grad {v:.2}")),
+        seen.rank.map(|v| format!("  rank {v:.0}")),
+        seen.knn_top1.map(|v| format!("  k-NN {:.1} %", 100.0 * v)),
+        record.mfu.map(|v| format!("  MFU {:.0} %", 100.0 * v)),
+    ];
+    parts.into_iter().flatten().collect()
 }
 
 /// `47 s`, `3 min 20 s`, `5 h 12 min`, `6 d 3 h`.

@@ -22,6 +22,9 @@ pub struct Recipe {
     pub batch: BatchRecipe,
     /// Length, seed, checkpoints.
     pub train: TrainRecipe,
+    /// How closely the run is watched; it changes no result.
+    #[serde(default)]
+    pub monitor: MonitorRecipe,
 }
 
 /// `[data]`
@@ -90,6 +93,13 @@ pub struct OptimRecipe {
     pub beta2: f64,
     /// Epsilon of AdamW.
     pub eps: f64,
+    /// Global norm that the gradients of a step are scaled down to where they exceed it; no clipping when
+    /// absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
+    /// Decay of a moving average of the weights, left in `encoder-average.safetensors`; none when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema_decay: Option<f64>,
 }
 
 /// `[batch]`
@@ -118,4 +128,23 @@ pub struct TrainRecipe {
     pub checkpoint_every_epochs: f64,
     /// Checkpoints kept; older ones are removed.
     pub keep_checkpoints: usize,
+    /// Checkpoints at multiples of so many epochs are written too, and never removed; none when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_every_epochs: Option<f64>,
+}
+
+/// `[monitor]`: every key may be left out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MonitorRecipe {
+    /// Effective rank and uniformity every so many steps, 0 for never; every 100 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every_steps: Option<u64>,
+    /// k-NN on held-out labelled images every so many epochs, 0 for never; when absent as often as takes less
+    /// than a hundredth of the time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub knn_every_epochs: Option<f64>,
+    /// What the device can do, in TFLOP a second, for the share of it that is used; told from a GPU's name
+    /// when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_tflops: Option<f64>,
 }

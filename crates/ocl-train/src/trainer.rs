@@ -10,6 +10,7 @@ use ocl_data::Batch;
 use ocl_model::{ConfigError, Vit};
 
 use crate::adamw::{AdamW, AdamWConfig};
+use crate::ema::WeightAverage;
 use crate::gradients::NamedGradients;
 use crate::methods::{Method, Objective};
 
@@ -49,6 +50,7 @@ pub struct Trainer {
     method: Method,
     optimizer: AdamW,
     split: Split,
+    average: Option<WeightAverage>,
 }
 
 impl Trainer {
@@ -69,7 +71,7 @@ impl Trainer {
 
     /// Continues with a given encoder (on an autodiff device) and optimiser. Batches are taken whole.
     pub fn with(vit: Vit, method: &Method, optimizer: AdamW) -> Self {
-        Self { vit, method: method.clone(), optimizer, split: Split::WHOLE }
+        Self { vit, method: method.clone(), optimizer, split: Split::WHOLE, average: None }
     }
 
     /// The same trainer, which takes batches apart.
@@ -80,6 +82,12 @@ impl Trainer {
     pub fn with_split(self, split: Split) -> Self {
         assert!(split.grain > 0, "a grain needs at least one image");
         Self { split, ..self }
+    }
+
+    /// The same trainer, which keeps an average of the weights.
+    #[must_use]
+    pub fn with_average(self, average: WeightAverage) -> Self {
+        Self { average: Some(average), ..self }
     }
 
     /// Forward, backward, update; the loss before the update, `[1]`.
@@ -93,11 +101,14 @@ impl Trainer {
     /// [`Trainer::step`] with what tells how the run is doing.
     pub fn step_watched(self, batch: Batch, lr: f64) -> (Self, StepOutput) {
         let (objective, gradients, embeddings) = self.gradients(batch);
-        let Self { vit, method, mut optimizer, split } = self;
+        let Self { vit, method, mut optimizer, split, mut average } = self;
         let (vit, gradient_norm) = optimizer.step_named(vit, gradients, lr);
+        if let Some(average) = &mut average {
+            average.update(&vit);
+        }
         let Objective { loss, agreement, .. } = objective;
         let output = StepOutput { loss, gradient_norm, agreement, embeddings };
-        (Self { vit, method, optimizer, split }, output)
+        (Self { vit, method, optimizer, split, average }, output)
     }
 
     /// The loss of a batch, the encoder's gradients, and the embeddings `[N, 2, D]`; nothing is moved.
@@ -142,6 +153,11 @@ impl Trainer {
     /// The encoder.
     pub fn vit(&self) -> &Vit {
         &self.vit
+    }
+
+    /// The average of the weights, if one is kept.
+    pub fn average(&self) -> Option<&WeightAverage> {
+        self.average.as_ref()
     }
 
     /// The optimiser.

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use burn::tensor::Device;
 use ocl_data::{Source, SourceKind, Split};
 use ocl_train::{
-    Backend, Chunk, Event, Outcome, Plan, Recipe, Start, StepRecord, TrainError, pretrain,
+    Backend, Chunk, Event, Outcome, Plan, Recipe, Start, StepRecord, TrainError, pretrain, replay,
 };
 
 /// 2 epochs of 20 steps.
@@ -151,9 +151,42 @@ fn a_loss_that_is_no_number_stops_the_run_and_names_the_samples() {
     assert!(*step >= 2);
     assert_eq!(samples.len(), 400);
     assert!(error.to_string().contains("lr"), "{error}");
+    // Run again from what was kept, it is the same step.
+    let TrainError::NonFinite { capture, step, .. } = &error else { panic!("{error}") };
+    let (again, source) = plan(1, &[]);
+    let captured = Plan::load(capture).unwrap();
+    assert_ne!(captured, again);
+    let mut steps = vec![];
+    let found =
+        replay(capture, &captured, source, &Device::default(), |step, _| steps.push(step)).unwrap();
+    assert!(found.same, "{found:?}");
+    assert_eq!((found.capture.step, steps.len() as u64), (*step, step - 1));
+    assert!(found.gradient_norms.iter().any(|(_, norm)| !norm.is_finite()));
     // Nothing of the broken state was saved.
     assert!(!folder.path().join("encoder.safetensors").exists());
     assert!(!folder.path().join("checkpoints").exists());
+}
+
+#[test]
+fn a_run_is_watched() {
+    let folder = tempfile::tempdir().unwrap();
+    let pairs = ["monitor.every_steps=10", "monitor.knn_every_epochs=0.5"];
+    run(plan(1, &pairs), folder.path(), Start::Fresh, None).unwrap();
+    let log = std::fs::read_to_string(folder.path().join("log.jsonl")).unwrap();
+    let records: Vec<StepRecord> =
+        log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for record in &records {
+        let of = |value: Option<f64>| value.unwrap();
+        assert!(of(record.gradient_norm) > 0.0);
+        assert!((of(record.alignment) - (2.0 - 2.0 * of(record.positive))).abs() < 1e-4);
+        assert!(of(record.positive) > of(record.negative), "{record:?}");
+        assert_eq!(record.rank.is_some(), record.step % 10 == 0);
+        assert_eq!(record.knn_top1.is_some(), record.step % 10 == 0);
+    }
+    let last = records.last().unwrap();
+    assert!((1.0..=16.0).contains(&last.rank.unwrap()), "{last:?}");
+    assert!(last.uniformity.unwrap() < 0.0);
+    assert!(last.knn_top1.unwrap() > 0.3, "ten classes are guessed with 0.1: {last:?}");
 }
 
 #[test]

@@ -97,7 +97,7 @@ pub fn linear_cached(
     config.check()?;
     let (mut top1, mut top5, mut chosen) = (vec![], vec![], vec![]);
     for &seed in seeds {
-        let mut probe = CachedProbe::fit(train, classes, config, seed, device, progress)?;
+        let probe = CachedProbe::fit(train, classes, config, seed, device, progress)?;
         let Accuracy { top1: first, top5: five } = probe.accuracy(test)?;
         top1.push(first);
         top5.push(five);
@@ -160,11 +160,25 @@ impl CachedProbe {
         Ok(Self { standard, heads, lr: best.0, weight_decay: best.1 })
     }
 
-    pub(crate) fn accuracy(&mut self, test: &Features) -> Result<Accuracy, EvalError> {
+    pub(crate) fn accuracy(&self, test: &Features) -> Result<Accuracy, EvalError> {
         let values = self.standard.apply(test.values());
         let x = Features::new(values, test.width(), test.labels().to_vec());
         let all: Vec<u32> = (0..x.len() as u32).collect();
         Ok(self.heads.tallies(&x, &all)?[0].accuracy())
+    }
+}
+
+impl CachedProbe {
+    /// `[N, C]` logits of features.
+    pub(crate) fn logits(&self, features: &Features) -> Result<Vec<f32>, EvalError> {
+        let values = self.standard.apply(features.values());
+        let x = Features::new(values, features.width(), features.labels().to_vec());
+        let mut logits = Vec::with_capacity(x.len() * self.heads.classes);
+        for start in (0..x.len()).step_by(4096) {
+            let block = x.block(start..x.len().min(start + 4096), &self.heads.device);
+            logits.extend(host(self.heads.logits(block))?);
+        }
+        Ok(logits)
     }
 }
 

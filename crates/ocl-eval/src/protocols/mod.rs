@@ -7,6 +7,8 @@ mod knn;
 mod linear_cached;
 mod linear_mae;
 mod retrieval;
+mod robustness;
+mod shifted;
 
 use burn::tensor::Device;
 use serde::Serialize;
@@ -19,6 +21,8 @@ pub use knn::{KnnConfig, Neighbour, knn, nearest};
 pub use linear_cached::{CachedConfig, linear_cached};
 pub use linear_mae::{MaeConfig, default_batch, linear_mae};
 pub use retrieval::{RetrievalConfig, retrieval};
+pub use robustness::{RobustnessConfig, robustness};
+pub use shifted::{ShiftedSet, shifted};
 
 use crate::error::EvalError;
 use crate::metrics::mean_and_deviation;
@@ -43,6 +47,10 @@ pub enum Protocol {
     Retrieval,
     /// k-means against the labels.
     Clustering,
+    /// A clean probe on damaged images.
+    Robustness,
+    /// A probe on folders of shifted data.
+    Shifted,
 }
 
 /// One figure, over seeds where training or drawing is involved.
@@ -79,7 +87,7 @@ pub struct Measured {
 
 impl Protocol {
     /// Every protocol, in the order in which they are shown.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::LinearCached,
         Self::LinearMae,
         Self::Knn,
@@ -87,6 +95,8 @@ impl Protocol {
         Self::Centroid,
         Self::Retrieval,
         Self::Clustering,
+        Self::Robustness,
+        Self::Shifted,
     ];
 
     /// Its name on the command line, in recipes and in results.
@@ -99,6 +109,8 @@ impl Protocol {
             Self::Centroid => "centroid",
             Self::Retrieval => "retrieval",
             Self::Clustering => "clustering",
+            Self::Robustness => "robustness",
+            Self::Shifted => "shifted",
         }
     }
 
@@ -115,6 +127,10 @@ impl Protocol {
             }
             Self::Centroid => "nearest class mean by cosine (as in Snell et al., arXiv 1703.05175)",
             Self::Retrieval => "test images find test images (Oh Song et al., arXiv 1511.06452)",
+            Self::Robustness => {
+                "clean probe, damaged test images (strengths of ImageNet-C, arXiv 1903.12261; occlusion)"
+            }
+            Self::Shifted => "clean probe on shifted data (as ImageNet-A, -R, -Sketch, -V2, -C)",
             Self::Clustering => "k-means against labels; NMI, ARI (as in SCAN, arXiv 2005.12320)",
         }
     }
@@ -144,6 +160,12 @@ impl Protocol {
             Self::Centroid => Ok(()),
             Self::Retrieval => recipe.retrieval.check(),
             Self::Clustering => recipe.clustering.check(),
+            Self::Robustness => recipe.robustness.check(),
+            Self::Shifted if recipe.shifted.is_empty() => Err(EvalError::Setting {
+                setting: "protocols",
+                reason: "shifted needs a mapping file, --sets FILE".to_owned(),
+            }),
+            Self::Shifted => Ok(()),
         }
     }
 
@@ -171,6 +193,8 @@ impl Protocol {
             Self::Centroid => Ok(centroid(train, test, classes, &recipe.centroid)),
             Self::Retrieval => Ok(retrieval(test, &recipe.retrieval, progress)),
             Self::Clustering => Ok(clustering(test, classes, &recipe.clustering, seeds, progress)),
+            Self::Robustness => robustness(material, recipe, device, progress),
+            Self::Shifted => shifted(material, recipe, device, progress),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Weights that other programs wrote: timm, MAE, DeiT, DINO, DINOv2, and the like.
 
 mod archive;
+mod harmless;
+mod machine;
 mod names;
 mod number;
 mod pickle;
@@ -9,7 +11,7 @@ mod torch;
 
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -84,12 +86,9 @@ pub enum ForeignError {
         width: usize,
     },
     /// The folder has no file of weights.
-    #[error("the folder has none of {}", FILES.join(", "))]
+    #[error("the folder has none of {}", hub::FILES.join(", "))]
     NoFile,
 }
-
-/// Names of weights in a folder, best first.
-const FILES: [&str; 3] = ["model.safetensors", "encoder.safetensors", "pytorch_model.bin"];
 
 /// Reads an encoder that any program wrote: safetensors or `.pth`, timm's names or those of MAE, DeiT,
 /// DINO and DINOv2, or a folder for timm or Hugging Face (`model.safetensors` and `config.json`). The
@@ -109,7 +108,11 @@ pub fn open_weights(
     let io = |source| WeightsError::Io { path: path.to_owned(), source };
     let foreign =
         |source| WeightsError::Foreign { path: path.to_owned(), source: Box::new(source) };
-    let (file, hints) = locate(path).map_err(foreign)?;
+    let file = hub::weights_file(path);
+    if file.is_dir() {
+        return Err(foreign(ForeignError::NoFile));
+    }
+    let hints = hub::folder_of(&file).map(hub::hints).unwrap_or_default();
     let mut start = [0; 9];
     let mut open = File::open(&file).map_err(io)?;
     // A header of safetensors is a JSON object behind its length.
@@ -122,19 +125,6 @@ pub fn open_weights(
         let tensors = torch::read(open).map_err(ForeignError::from);
         build(tensors, None, hints, options, device).map_err(foreign)
     }
-}
-
-/// The file of weights and what lies beside it.
-fn locate(path: &Path) -> Result<(PathBuf, Hints), ForeignError> {
-    if path.is_dir() {
-        let files = FILES.map(|name| path.join(name));
-        let file = files.into_iter().find(|file| file.is_file()).ok_or(ForeignError::NoFile)?;
-        return Ok((file, hub::hints(path)));
-    }
-    // Beside a file of another name, config.json may be about something else.
-    let named = path.file_name().is_some_and(|name| FILES.iter().any(|known| name == *known));
-    let folder = path.parent().filter(|_| named);
-    Ok((path.to_owned(), folder.map(hub::hints).unwrap_or_default()))
 }
 
 fn own(bytes: &[u8]) -> Option<Description> {
@@ -176,8 +166,6 @@ fn build(
         None => shape::infer(&encoder, heads)?,
     };
     let said = more.and_then(|more| Pooling::named(more.get(hub::POOLING_KEY)?));
-    let mean = !encoder.contains_key("norm.weight") && encoder.contains_key("fc_norm.weight");
-    let usual = if mean { Pooling::Mean } else { Pooling::Cls };
     let head = head.map(|head| linear(head, config.width, device)).transpose()?;
     let vit = assemble(&config, encoder, device)?;
     let vit = match options.image_px {
@@ -185,8 +173,8 @@ fn build(
         None => vit,
     };
     Ok(OpenedWeights {
+        pooling: hints.pooling.or(said).unwrap_or_else(|| vit.usual_pooling()),
         vit,
-        pooling: hints.pooling.or(said).unwrap_or(usual),
         head,
         preprocessing: hints.preprocessing,
         ignored,

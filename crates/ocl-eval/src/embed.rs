@@ -1,0 +1,314 @@
+//! Features of any images, labelled or not, as a file: streamed, and gone on with when interrupted.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use burn::tensor::Device;
+use ocl_data::{Batch, Loader, LoaderConfig, Order, Source, Split, View};
+use ocl_model::Vit;
+use serde_json::json;
+
+use crate::error::EvalError;
+use crate::features::{ExtractConfig, Extractor, Pool, append_features, tokens};
+use crate::finetune::replace;
+use crate::progress::Progress;
+
+/// What is kept of each image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Embedding {
+    /// One feature, `[D]`.
+    Pooled(Pool),
+    /// Every patch token after the encoder's norm, `[L, D]`.
+    Patches,
+}
+
+impl FromStr for Embedding {
+    type Err = EvalError;
+
+    fn from_str(name: &str) -> Result<Self, EvalError> {
+        if name == "patches" { Ok(Self::Patches) } else { Ok(Self::Pooled(name.parse()?)) }
+    }
+}
+
+impl Embedding {
+    /// Shape of all images' features.
+    fn shape(self, images: usize, vit: &Vit) -> Vec<usize> {
+        let config = vit.config();
+        match self {
+            Self::Pooled(_) => vec![images, config.width],
+            Self::Patches => vec![images, config.patches(), config.width],
+        }
+    }
+
+    fn append(
+        self,
+        vit: &Vit,
+        batch: &Batch,
+        reading: &ExtractConfig,
+        source: &Source,
+        device: &Device,
+        rows: &mut Vec<f32>,
+    ) -> Result<(), EvalError> {
+        match self {
+            Self::Pooled(pool) => append_features(
+                &Extractor::Encoder(vit, pool),
+                batch,
+                reading,
+                source,
+                device,
+                rows,
+            ),
+            Self::Patches => {
+                let tokens = vit.encode(tokens(vit, batch, 0..batch.images, device));
+                let patches = tokens.narrow(1, 1, batch.kept); // [N, L, D]
+                let patches = patches.try_into_vec_as::<f32>().map_err(EvalError::Device)?;
+                rows.extend(patches);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// How the file is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Npy,
+    Safetensors,
+}
+
+impl Format {
+    fn of(path: &Path) -> Result<Self, EvalError> {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("npy") => Ok(Self::Npy),
+            Some("safetensors") => Ok(Self::Safetensors),
+            _ => Err(EvalError::Setting {
+                setting: "out",
+                reason: format!("{} ends neither in .npy nor in .safetensors", path.display()),
+            }),
+        }
+    }
+
+    /// Everything before the values.
+    fn header(self, shape: &[usize]) -> Vec<u8> {
+        match self {
+            Self::Npy => {
+                // NumPy's format 1.0: the values begin at a multiple of 64.
+                let sides: Vec<String> = shape.iter().map(usize::to_string).collect();
+                let mut dict = format!(
+                    "{{'descr': '<f4', 'fortran_order': False, 'shape': ({}), }}",
+                    sides.join(", ")
+                );
+                while !(10 + dict.len() + 1).is_multiple_of(64) {
+                    dict.push(' ');
+                }
+                dict.push('\n');
+                let length = u16::try_from(dict.len()).expect("three numbers fit").to_le_bytes();
+                [&b"\x93NUMPY\x01\x00"[..], &length[..], dict.as_bytes()].concat()
+            }
+            Self::Safetensors => {
+                let bytes = 4 * shape.iter().product::<usize>();
+                let tensor = json!({ "dtype": "F32", "shape": shape, "data_offsets": [0, bytes] });
+                let mut text = json!({ "features": tensor }).to_string();
+                while !text.len().is_multiple_of(8) {
+                    text.push(' ');
+                }
+                [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
+            }
+        }
+    }
+}
+
+/// Writes the features of every image of `source`, in its order, to `out` (`.npy` or `.safetensors`, by its
+/// name) and the images' names and labels to `OUT.names.jsonl`; row `i` is image `i`. An image that cannot be
+/// read has NaN.
+///
+/// What is written goes to `OUT.part` first. If that is there, of the same images, weights (`weights` names
+/// them) and shape, writing goes on where it stopped. Returns the images that were there already.
+///
+/// # Errors
+/// When images cannot be read, a feature is not finite, the disk is full or the device fails.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "an encoder, what, of which images, read how, to where"
+)]
+pub fn embed(
+    vit: &Vit,
+    embedding: Embedding,
+    source: &Arc<Source>,
+    reading: &ExtractConfig,
+    weights: &str,
+    out: &Path,
+    device: &Device,
+    progress: &mut Progress,
+) -> Result<usize, EvalError> {
+    let header = Format::of(out)?.header(&embedding.shape(source.len(), vit));
+    let shape = embedding.shape(1, vit);
+    let width: usize = shape.iter().product();
+    let (part, key_file) = (with_suffix(out, "part"), with_suffix(out, "part.json"));
+    let key = json!({
+        "weights": weights,
+        "data": crate::digest::digest_of(source),
+        "header": header,
+    });
+    let io = |doing: &'static str, path: &Path| {
+        let path = path.to_owned();
+        move |source| EvalError::File { doing, path, source }
+    };
+    let known = fs::read(&key_file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let same = part.exists() && known == Some(key.clone());
+    let done = if same {
+        let bytes = part.metadata().map_err(io("read", &part))?.len() as usize;
+        bytes.saturating_sub(header.len()) / (4 * width)
+    } else {
+        fs::write(&part, &header).map_err(io("write", &part))?;
+        replace(&key_file, key.to_string().as_bytes())?;
+        0
+    };
+    let mut file = OpenOptions::new().write(true).open(&part).map_err(io("open", &part))?;
+    // A torn last row is written again.
+    let end = (header.len() + done * 4 * width) as u64;
+    file.set_len(end)
+        .and_then(|()| file.seek(SeekFrom::End(0)).map(drop))
+        .map_err(io("write", &part))?;
+    let mut file = BufWriter::new(file);
+    let loader = LoaderConfig {
+        batch: reading.batch,
+        workers: reading.workers,
+        order: Order::Sequential,
+        max_bad_share: reading.max_bad_share,
+        subset: Some((done as u32..source.len() as u32).collect()),
+        ..LoaderConfig::default()
+    };
+    let failed = |source| EvalError::Loader { split: Split::Train, source };
+    let mut next = done;
+    progress.begin();
+    if done < source.len() {
+        let view = View::Eval(reading.view);
+        for batch in Loader::start(Arc::clone(source), view, loader).map_err(failed)? {
+            let batch = batch.map_err(failed)?;
+            let mut rows = Vec::new();
+            embedding.append(vit, &batch, reading, source, device, &mut rows)?;
+            for (row, sample) in rows.chunks_exact(width).zip(&batch.samples) {
+                let missing = vec![f32::NAN; (*sample as usize - next) * width];
+                write(&mut file, &missing)
+                    .and_then(|()| write(&mut file, row))
+                    .map_err(io("write", &part))?;
+                next = *sample as usize + 1;
+            }
+            progress.images("embedding", next, source.len());
+        }
+    }
+    let missing = vec![f32::NAN; (source.len() - next) * width];
+    write(&mut file, &missing).and_then(|()| file.flush()).map_err(io("write", &part))?;
+    write_names(source, &with_suffix(out, "names.jsonl"))?;
+    file.get_ref().sync_all().and_then(|()| fs::rename(&part, out)).map_err(io("write", out))?;
+    fs::remove_file(&key_file).map_err(io("remove", &key_file))?;
+    progress.clear();
+    Ok(done)
+}
+
+fn write(file: &mut impl Write, values: &[f32]) -> std::io::Result<()> {
+    values.iter().try_for_each(|value| file.write_all(&value.to_le_bytes()))
+}
+
+fn write_names(source: &Source, path: &Path) -> Result<(), EvalError> {
+    let labels = source.labels();
+    let names = source.class_names();
+    let write = |mut file: BufWriter<File>| -> std::io::Result<()> {
+        for index in 0..source.len() {
+            let label = labels.map(|labels| labels[index]);
+            let class = label.and_then(|label| names.get(label as usize));
+            let line = json!({ "name": source.name_of(index), "label": label, "class": class });
+            writeln!(file, "{line}")?;
+        }
+        file.flush()
+    };
+    File::create(path)
+        .and_then(|file| write(BufWriter::new(file)))
+        .map_err(|source| EvalError::File { doing: "write", path: path.to_owned(), source })
+}
+
+/// `features.npy` and `part` make `features.npy.part`.
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::subject::Preparation;
+    use ocl_data::{Geometry, SourceKind};
+    use ocl_model::VitConfig;
+
+    fn source(folder: &Path) -> Arc<Source> {
+        for i in 0..70u8 {
+            let pixels: Vec<u8> = (0..8 * 8 * 3).map(|p| (p as u8).wrapping_mul(i)).collect();
+            let path = folder.join(format!("{i:02}.png"));
+            image::save_buffer(path, &pixels, 8, 8, image::ColorType::Rgb8).unwrap();
+        }
+        // One that is no image, in the middle.
+        fs::write(folder.join("33.png"), b"nothing").unwrap();
+        let path = folder.to_str().unwrap();
+        Arc::new(Source::open(path, SourceKind::Folder, Split::Train).unwrap())
+    }
+
+    fn run(source: &Arc<Source>, embedding: Embedding, out: &Path) -> usize {
+        let device = Device::default();
+        let config =
+            VitConfig { image_px: 8, patch_px: 4, width: 8, depth: 1, heads: 2, mlp_ratio: 4 };
+        let vit = Vit::new(&config, 1, &device).unwrap();
+        let mut preparation = Preparation::imagenet(Geometry { image_px: 8, patch_px: 4 });
+        preparation.max_bad_share = 0.1;
+        let reading = preparation.reading(&[], 16);
+        let mut progress = Progress::silent();
+        embed(&vit, embedding, source, &reading, "w", out, &device, &mut progress).unwrap()
+    }
+
+    #[test]
+    fn an_interrupted_file_is_gone_on_with_and_equals_a_whole_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let images = folder.path().join("images");
+        fs::create_dir(&images).unwrap();
+        let source = source(&images);
+        let (whole, parts) = (folder.path().join("a.npy"), folder.path().join("b.npy"));
+        let pooled = Embedding::Pooled(Pool::Mean);
+        assert_eq!(run(&source, pooled, &whole), 0);
+        assert_eq!(run(&source, pooled, &parts), 0);
+        let bytes = fs::read(&whole).unwrap();
+        assert_eq!((bytes.len(), &bytes[..6]), (128 + 70 * 8 * 4, b"\x93NUMPY".as_slice()));
+        let row = |i: usize| &bytes[128 + i * 32..][..32];
+        assert!(f32::from_le_bytes(row(33)[..4].try_into().unwrap()).is_nan());
+        assert!(f32::from_le_bytes(row(34)[..4].try_into().unwrap()).is_finite());
+        // As a crash leaves it: 20 rows and a piece of the next, under the other name.
+        let key = {
+            let header = Format::Npy.header(&[70, 8]);
+            json!({ "weights": "w", "data": crate::digest::digest_of(&source), "header": header })
+        };
+        fs::write(with_suffix(&parts, "part.json"), key.to_string()).unwrap();
+        fs::write(with_suffix(&parts, "part"), &bytes[..128 + 20 * 32 + 5]).unwrap();
+        fs::remove_file(&parts).unwrap();
+        assert_eq!(run(&source, pooled, &parts), 20);
+        assert_eq!(fs::read(&parts).unwrap(), bytes);
+        let names = fs::read_to_string(with_suffix(&parts, "names.jsonl")).unwrap();
+        assert!(names.lines().count() == 70 && names.lines().nth(5).unwrap().contains("05.png"));
+    }
+
+    #[test]
+    fn safetensors_hold_every_patch() {
+        let folder = tempfile::tempdir().unwrap();
+        let images = folder.path().join("images");
+        fs::create_dir(&images).unwrap();
+        let out = folder.path().join("f.safetensors");
+        run(&source(&images), Embedding::Patches, &out);
+        let bytes = fs::read(&out).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(tensors.tensor("features").unwrap().shape(), [70, 4, 8]);
+        assert!(Format::of(Path::new("x.csv")).is_err());
+    }
+}

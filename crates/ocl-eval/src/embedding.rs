@@ -1,0 +1,188 @@
+//! The commands `embed` and `neighbours`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use ocl_data::{Source, SourceKind, Split, decode};
+use ocl_eval::{
+    Embedding, Features, Pool, Preparation, Progress, Run, Subject, WeightsRecord,
+    default_encode_batch, embed, feature_of, nearest, read_features, write_grid,
+};
+use ocl_model::{OpenOptions, Vit, preprocessing_beside, weights_file};
+
+use crate::cli::Common;
+
+#[derive(Args, Debug)]
+pub(crate) struct EncoderArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Run folder that pretrain made
+    #[arg(long, value_name = "RUN", required_unless_present = "weights")]
+    run: Option<PathBuf>,
+    /// Weights of the encoder, of any program [default: RUN/encoder.safetensors]
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
+    /// auto, folder, idx, cifar10, cifar100 or embedded
+    #[arg(long, value_name = "KIND", default_value_t = SourceKind::Auto)]
+    data_kind: SourceKind,
+    /// Embed the test part of the data instead of the training part; a flat folder has only one
+    #[arg(long)]
+    test: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct EmbedArgs {
+    /// Folder of images, labelled or not, IDX or CIFAR files, or `embedded`
+    #[arg(value_name = "PATH")]
+    data: String,
+    #[command(flatten)]
+    encoder: EncoderArgs,
+    /// The file, .npy or .safetensors; an interrupted one is gone on with
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// cls (class token), mean (of the patch tokens) or patches (all of them)
+    #[arg(long, default_value = "cls")]
+    what: Embedding,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct NeighboursArgs {
+    /// Images among which neighbours are looked for
+    #[arg(value_name = "PATH")]
+    data: String,
+    #[command(flatten)]
+    encoder: EncoderArgs,
+    /// Query: an image file, or the number of an image of PATH (repeatable)
+    #[arg(long, value_name = "FILE|NUMBER", required = true)]
+    query: Vec<String>,
+    /// Neighbours shown
+    #[arg(long, default_value_t = 8)]
+    k: usize,
+    /// cls or mean
+    #[arg(long, default_value_t = Pool::Cls)]
+    pool: Pool,
+    /// Features of PATH that embed wrote, of the same encoder and pool [default: made now]
+    #[arg(long, value_name = "FILE.npy")]
+    features: Option<PathBuf>,
+    /// The picture
+    #[arg(long, value_name = "FILE.png", default_value = "neighbours.png")]
+    grid: PathBuf,
+}
+
+/// An encoder and the images it is shown.
+struct Opened {
+    vit: Box<Vit>,
+    weights: PathBuf,
+    preparation: Preparation,
+    source: Arc<Source>,
+}
+
+fn open(args: &EncoderArgs, data: &str) -> Result<Opened> {
+    let device = args.common.backend.device()?;
+    let run = args.run.as_deref().map(Run::open).transpose()?;
+    let own = run.as_ref().map(Run::final_weights);
+    let weights = args.weights.as_deref().map(weights_file).or(own).context("no weights")?;
+    let options = OpenOptions::default();
+    let subject = match &run {
+        // Says what to do when the run has not ended.
+        Some(run) => run.trained(&weights, &options, &device)?,
+        None => Subject::load(&weights, &options, &device)?,
+    };
+    let Subject::Trained(vit) = subject else { bail!("{} is no encoder", weights.display()) };
+    let geometry = ocl_eval::geometry(vit.config());
+    let mut preparation = match &run {
+        Some(run) => Preparation { geometry, ..run.preparation() },
+        None => Preparation::imagenet(geometry),
+    };
+    if let (None, Some(says)) = (&run, preprocessing_beside(&weights)) {
+        preparation = preparation.with(says);
+    }
+    preparation.workers = args.common.workers.unwrap_or(preparation.workers);
+    let split = if args.test { Split::Test } else { Split::Train };
+    let source = Arc::new(Source::open(data, args.data_kind, split)?);
+    Ok(Opened { vit, weights, preparation, source })
+}
+
+/// Runs `embed`.
+pub(crate) fn run_embed(args: &EmbedArgs) -> Result<()> {
+    let device = args.encoder.common.backend.device()?;
+    let Opened { vit, weights, preparation, source } = open(&args.encoder, &args.data)?;
+    let reading = preparation.reading(&[], default_encode_batch(args.encoder.common.backend));
+    let digest = WeightsRecord::of(&weights)?.sha256;
+    let mut progress = Progress::stderr();
+    let done =
+        embed(&vit, args.what, &source, &reading, &digest, &args.out, &device, &mut progress)?;
+    if done > 0 {
+        println!("{done} images were there already");
+    }
+    println!("{} images in {}; names beside it", source.len(), args.out.display());
+    Ok(())
+}
+
+/// Runs `neighbours`.
+pub(crate) fn run_neighbours(args: &NeighboursArgs) -> Result<()> {
+    let device = args.encoder.common.backend.device()?;
+    let Opened { vit, weights, preparation, source } = open(&args.encoder, &args.data)?;
+    let reading = preparation.reading(&[], default_encode_batch(args.encoder.common.backend));
+    let mut progress = Progress::stderr();
+    let bank = match &args.features {
+        Some(file) => read_features(file)?,
+        None => {
+            let folder =
+                std::env::temp_dir().join(format!("ocl-neighbours-{}", std::process::id()));
+            std::fs::create_dir_all(&folder)?;
+            let file = folder.join("features.npy");
+            let what = Embedding::Pooled(args.pool);
+            let key = weights.display().to_string();
+            embed(&vit, what, &source, &reading, &key, &file, &device, &mut progress)?;
+            let bank = read_features(&file);
+            std::fs::remove_dir_all(&folder)?;
+            bank?
+        }
+    };
+    if (bank.len(), bank.width()) != (source.len(), vit.config().width) {
+        bail!(
+            "the features are {} rows of {}; {} has {} images and the encoder gives {} values",
+            bank.len(),
+            bank.width(),
+            args.data,
+            source.len(),
+            vit.config().width
+        );
+    }
+    let (mut rows, mut queries, mut own) = (vec![], vec![], vec![]);
+    for query in &args.query {
+        let number = query.parse::<usize>().ok().filter(|_| !Path::new(query).exists());
+        let image = match number {
+            Some(number) if number < source.len() => source.image(number)?,
+            Some(number) => {
+                bail!("{} has no image {number}, the last is {}", args.data, source.len() - 1)
+            }
+            None => {
+                let bytes = std::fs::read(query).with_context(|| format!("cannot read {query}"))?;
+                decode(&bytes).with_context(|| format!("cannot decode {query}"))?
+            }
+        };
+        queries.extend(feature_of(&vit, args.pool, &image, &reading, &source, &device)?);
+        own.push(number);
+        rows.push(vec![image]);
+    }
+    let queries = Features::new(queries, vit.config().width, vec![0; rows.len()]);
+    // One more, for a query that finds itself.
+    let found = nearest(&bank, &queries, (args.k + 1).min(bank.len()), &device, &mut progress)?;
+    let shown = args.k.min(bank.len() - 1);
+    for (number, (row, neighbours)) in rows.iter_mut().zip(&found).enumerate() {
+        println!("{}", args.query[number]);
+        let others = neighbours.iter().filter(|other| own[number] != Some(other.row as usize));
+        for neighbour in others.take(shown) {
+            let index = neighbour.row as usize;
+            println!("  {:.4}  {}", neighbour.similarity, source.name_of(index));
+            row.push(source.image(index)?);
+        }
+    }
+    write_grid(&rows, &args.grid)?;
+    println!("picture in {}", args.grid.display());
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! Everything that a fine-tuning depends on, kept in its folder as `finetune.toml`.
+
+use std::path::{Path, PathBuf};
+
+use ocl_data::{Normalisation, SourceKind};
+use ocl_model::VitConfig;
+use serde::{Deserialize, Serialize};
+
+use super::checkpoint::replace;
+use super::recipe::FinetuneRecipe;
+use crate::error::EvalError;
+use crate::subject::Preparation;
+
+/// A fine-tuning with every value resolved; going on needs nothing else.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FinetunePlan {
+    /// Version of the program that made the plan.
+    pub version: String,
+    /// Name or path of the recipe.
+    pub recipe_name: String,
+    /// Seeds, each a training of its own.
+    pub seeds: Vec<u64>,
+    /// Weights that training begins from; none begins from scratch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<PathBuf>,
+    /// SHA-256 of that file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from_sha256: Option<String>,
+    /// Labelled data.
+    pub data: String,
+    /// What the path holds.
+    pub data_kind: SourceKind,
+    /// At most so many training images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_train: Option<usize>,
+    /// At most so many test images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_test: Option<usize>,
+    /// Mean of each channel.
+    pub mean: [f32; 3],
+    /// Standard deviation of each channel.
+    pub std: [f32; 3],
+    /// For the test images: the short side is resized to this times the crop's side.
+    pub resize_ratio: f64,
+    /// Share of unreadable images that stops the run.
+    pub max_bad_share: f64,
+    /// The encoder.
+    pub model: VitConfig,
+    /// The recipe as used.
+    pub recipe: FinetuneRecipe,
+}
+
+impl FinetunePlan {
+    /// Peak learning rate.
+    pub fn peak_lr(&self) -> f64 {
+        self.recipe.optim.base_lr * self.recipe.train.batch as f64 / 256.0
+    }
+
+    /// Channels' mean and deviation.
+    pub(crate) fn normalisation(&self) -> Normalisation {
+        Normalisation { mean: self.mean, std: self.std }
+    }
+
+    /// How test images are prepared.
+    pub(crate) fn preparation(&self, workers: usize) -> Preparation {
+        Preparation {
+            normalisation: self.normalisation(),
+            resize_ratio: self.resize_ratio,
+            workers,
+            max_bad_share: self.max_bad_share,
+            geometry: crate::subject::geometry(&self.model),
+        }
+    }
+
+    /// Writes `finetune.toml` of a new folder.
+    ///
+    /// # Errors
+    /// When the folder holds one already, or cannot be written.
+    pub fn save(&self, folder: &Path) -> Result<(), EvalError> {
+        let path = folder.join("finetune.toml");
+        if path.exists() {
+            let reason = format!(
+                "{} holds a fine-tuning; go on with --resume, or give another --out",
+                folder.display()
+            );
+            return Err(EvalError::Setting { setting: "out", reason });
+        }
+        std::fs::create_dir_all(folder).map_err(|source| EvalError::File {
+            doing: "create",
+            path: folder.to_owned(),
+            source,
+        })?;
+        let text = toml::to_string(self).expect("a plan is plain data");
+        replace(&path, text.as_bytes())
+    }
+
+    /// Reads `finetune.toml` of a folder.
+    ///
+    /// # Errors
+    /// When there is none, or it is damaged.
+    pub fn load(folder: &Path) -> Result<Self, EvalError> {
+        let path = folder.join("finetune.toml");
+        let text = std::fs::read_to_string(&path).map_err(|source| EvalError::File {
+            doing: "read",
+            path: path.clone(),
+            source,
+        })?;
+        toml::from_str(&text).map_err(|error| EvalError::Recipe {
+            name: path.display().to_string(),
+            reason: error.to_string().trim_end().replace('\n', " "),
+        })
+    }
+}

@@ -1,0 +1,211 @@
+//! The constants of a fine-tuning: what a user writes, in TOML.
+
+use ocl_train::AdamWConfig;
+use serde::{Deserialize, Serialize};
+
+use crate::error::EvalError;
+use crate::features::Pool;
+use crate::recipe::load_toml;
+
+/// Recipes that come with the program, by name.
+const BUILT_IN: [(&str, &str); 4] = [
+    ("small", include_str!("../../../../recipes/finetune-small.toml")),
+    ("vit-b", include_str!("../../../../recipes/finetune-vit-b.toml")),
+    ("vit-l", include_str!("../../../../recipes/finetune-vit-l.toml")),
+    ("vit-h", include_str!("../../../../recipes/finetune-vit-h.toml")),
+];
+
+/// A recipe of fine-tuning. No key is optional and none may be unknown.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FinetuneRecipe {
+    /// What each image becomes.
+    pub augment: AugmentRecipe,
+    /// How images and labels are mixed.
+    pub mix: MixRecipe,
+    /// The classifier.
+    pub model: ClassifierRecipe,
+    /// The optimiser and its schedule.
+    pub optim: FinetuneOptim,
+    /// Length, batch, checkpoints.
+    pub train: FinetuneTrain,
+}
+
+/// `[augment]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AugmentRecipe {
+    /// Area of a random crop, as a share of the image: `[low, high]`.
+    pub crop_scale: [f64; 2],
+    /// Width over height of a random crop: `[low, high]`.
+    pub crop_ratio: [f64; 2],
+    /// Probability of a horizontal flip.
+    pub flip: f64,
+    /// Operations of RandAugment drawn for each image; 0 leaves it out.
+    pub randaugment_operations: usize,
+    /// Mean magnitude of an operation, 0 to 10.
+    pub randaugment_magnitude: f64,
+    /// Standard deviation of the magnitude.
+    pub randaugment_deviation: f64,
+    /// Probability that an operation is applied.
+    pub randaugment_probability: f64,
+    /// Probability that a box of the image is erased.
+    pub erase: f64,
+}
+
+/// `[mix]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MixRecipe {
+    /// Alpha of mixup's beta distribution; 0 leaves it out.
+    pub mixup: f64,
+    /// Alpha of cutmix's beta distribution; 0 leaves it out.
+    pub cutmix: f64,
+    /// Probability that a batch is mixed at all.
+    pub probability: f64,
+    /// Where both are on, the probability of cutmix.
+    pub cutmix_share: f64,
+    /// Share of a label that goes to all classes alike.
+    pub label_smoothing: f64,
+}
+
+/// `[model]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClassifierRecipe {
+    /// `mean` of the patch tokens with a norm of its own, or `cls`.
+    pub pool: Pool,
+    /// Probability that a residual branch of the last block is left out; falls to 0 at the first.
+    pub drop_path: f64,
+}
+
+/// `[optim]`: AdamW under a warm-up and half a cosine, rates falling from layer to layer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FinetuneOptim {
+    /// Learning rate for a batch of 256; the rate used is `base_lr * batch / 256`.
+    pub base_lr: f64,
+    /// Learning rate at the end, absolute.
+    pub min_lr: f64,
+    /// Length of the linear warm-up.
+    pub warmup_epochs: f64,
+    /// Rate of a layer over that of the layer above it.
+    pub layer_decay: f64,
+    /// Decoupled decay of matrices.
+    pub weight_decay: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Epsilon of AdamW.
+    pub eps: f64,
+}
+
+/// `[train]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FinetuneTrain {
+    /// Passes over the data.
+    pub epochs: u64,
+    /// Images of a step.
+    pub batch: usize,
+    /// A checkpoint every so many epochs (and at the end, and when interrupted).
+    pub checkpoint_every_epochs: f64,
+}
+
+impl FinetuneRecipe {
+    /// Reads a built-in recipe or a file, then `overrides` (`section.key=value`).
+    ///
+    /// # Errors
+    /// [`EvalError::Recipe`] naming the file, the key or the override; [`EvalError::Setting`] for a value
+    /// that cannot work.
+    pub fn load(name: &str, overrides: &[String]) -> Result<Self, EvalError> {
+        let built_in = BUILT_IN.iter().find(|(known, _)| *known == name);
+        let path = std::path::Path::new(name);
+        let recipe: Self = match built_in {
+            Some((_, text)) => load_toml(None, text, overrides)?,
+            None if path.exists() => load_toml(Some(path), "", overrides)?,
+            None => {
+                let known = BUILT_IN.map(|(name, _)| name).join(", ");
+                let reason =
+                    format!("no such file, and no recipe of this name; built in are {known}");
+                return Err(EvalError::Recipe { name: name.to_owned(), reason });
+            }
+        };
+        recipe.check()?;
+        Ok(recipe)
+    }
+
+    /// Constants of the optimiser.
+    pub fn adamw(&self) -> AdamWConfig {
+        let FinetuneOptim { beta1, beta2, eps, weight_decay, .. } = self.optim;
+        AdamWConfig { beta1, beta2, eps, weight_decay }
+    }
+
+    fn check(&self) -> Result<(), EvalError> {
+        let Self { augment, mix, model, optim, train } = self;
+        let share = |value: f64| (0.0..=1.0).contains(&value);
+        let range = |[low, high]: [f64; 2], top: f64| low > 0.0 && low <= high && high <= top;
+        let checks: [(&'static str, bool, &str); 12] = [
+            ("augment.crop_scale", range(augment.crop_scale, 1.0), "needs 0 < low <= high <= 1"),
+            ("augment.crop_ratio", range(augment.crop_ratio, f64::MAX), "needs 0 < low <= high"),
+            ("augment.flip", share(augment.flip) && share(augment.erase), "flip and erase: 0 to 1"),
+            (
+                "augment.randaugment_magnitude",
+                (0.0..=10.0).contains(&augment.randaugment_magnitude)
+                    && augment.randaugment_deviation >= 0.0
+                    && share(augment.randaugment_probability),
+                "is 0 to 10, its deviation 0 or more, the probability 0 to 1",
+            ),
+            ("mix.mixup", mix.mixup >= 0.0 && mix.cutmix >= 0.0, "mixup and cutmix: 0 or more"),
+            ("mix.probability", share(mix.probability) && share(mix.cutmix_share), "is 0 to 1"),
+            ("mix.label_smoothing", (0.0..1.0).contains(&mix.label_smoothing), "is 0 to below 1"),
+            ("model.drop_path", (0.0..1.0).contains(&model.drop_path), "is 0 to below 1"),
+            (
+                "optim.base_lr",
+                optim.base_lr > 0.0 && optim.base_lr.is_finite() && optim.min_lr >= 0.0,
+                "is above 0, min_lr 0 or more",
+            ),
+            ("optim.layer_decay", optim.layer_decay > 0.0 && optim.layer_decay <= 1.0, "is 0 to 1"),
+            (
+                "optim.warmup_epochs",
+                optim.warmup_epochs >= 0.0 && optim.warmup_epochs < train.epochs as f64,
+                "is 0 or more and below train.epochs",
+            ),
+            (
+                "train.batch",
+                train.batch >= 2 && train.checkpoint_every_epochs > 0.0,
+                "is 2 or more, checkpoint_every_epochs above 0",
+            ),
+        ];
+        match checks.into_iter().find(|(_, fine, _)| !fine) {
+            Some((setting, _, reason)) => {
+                Err(EvalError::Setting { setting, reason: reason.to_owned() })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_built_in_recipe_can_be_used() {
+        for (name, _) in BUILT_IN {
+            FinetuneRecipe::load(name, &[]).unwrap();
+        }
+    }
+
+    #[test]
+    fn slips_are_named() {
+        let text = |name: &str, pair: &str| {
+            FinetuneRecipe::load(name, &[pair.to_owned()]).unwrap_err().to_string()
+        };
+        assert!(text("smal", "train.batch=2").contains("built in are small, vit-b"));
+        assert!(text("small", "train.bach=2").contains("there is no key `bach`"));
+        assert!(text("small", "model.drop_path=1").starts_with("model.drop_path"));
+        assert!(text("small", "optim.warmup_epochs=1e9").starts_with("optim.warmup_epochs"));
+    }
+}

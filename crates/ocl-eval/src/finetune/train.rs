@@ -1,0 +1,293 @@
+//! One seed's training, from its beginning or its checkpoint to its result.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax};
+use ocl_data::{Loader, LoaderConfig, Order, Split, View};
+use ocl_model::{OpenOptions, Vit, open_weights};
+use ocl_train::{AdamW, LayerDecay, WarmupCosine};
+use serde_json::json;
+
+use super::augment::Augment;
+use super::batches::{Batches, Maker, TrainBatch};
+use super::checkpoint::{Checkpoint, replace, save_weights};
+use super::classifier::Classifier;
+use super::{FinetunePlan, SeedResult};
+use crate::error::EvalError;
+use crate::features::tokens;
+use crate::labelled::Labelled;
+use crate::metrics::{Accuracy, Tally};
+use crate::progress::Progress;
+use crate::subject::{default_encode_batch_of, geometry};
+
+/// A training under way.
+struct Run<'a> {
+    plan: &'a FinetunePlan,
+    folder: &'a Path,
+    seed: u64,
+    classifier: Classifier,
+    optimizer: AdamW,
+    step: u64,
+}
+
+/// Trains one seed to its end; `None` when it was stopped.
+#[allow(clippy::too_many_arguments, reason = "each is a part of the run that its caller holds")]
+pub(super) fn train(
+    plan: &FinetunePlan,
+    data: &Labelled,
+    folder: &Path,
+    seed: u64,
+    workers: usize,
+    device: &Device,
+    stop: &AtomicBool,
+    progress: &mut Progress,
+) -> Result<Option<SeedResult>, EvalError> {
+    let started = Instant::now();
+    fs::create_dir_all(folder).map_err(|source| EvalError::File {
+        doing: "create",
+        path: folder.to_owned(),
+        source,
+    })?;
+    let maker = maker(plan, data, seed)?;
+    let per_epoch = maker.steps_per_epoch();
+    let last = per_epoch * plan.recipe.train.epochs;
+    let every =
+        (plan.recipe.train.checkpoint_every_epochs * per_epoch as f64).round().max(1.0) as u64;
+    let mut run = Run::begin(plan, folder, seed, data.classes(), device)?;
+    let schedule = WarmupCosine {
+        lr: plan.peak_lr(),
+        min_lr: plan.recipe.optim.min_lr.min(plan.peak_lr()),
+        warmup_epochs: plan.recipe.optim.warmup_epochs,
+        epochs: plan.recipe.train.epochs as f64,
+    };
+    let mut log = Log::open(folder, run.step)?;
+    let mut batches = Batches::start(maker, run.step, last)?;
+    let (mut losses, mut first_loss_step) = (vec![], run.step);
+    let mut train_loss = f64::NAN;
+    progress.begin();
+    while run.step < last && !stop.load(Ordering::Relaxed) {
+        let Some(batch) = batches.next() else { break };
+        let epoch = run.step as f64 / per_epoch as f64;
+        let (images, lr) = (plan.recipe.train.batch, schedule.at(epoch));
+        let loss;
+        (run, loss) = run.step(batch?, lr);
+        losses.push(loss);
+        let done = run.step;
+        let ends = done % per_epoch == 0 || done % every == 0 || done == last;
+        // Losses are read late: a GPU stalls at each reading.
+        if ends || losses.len() >= 50 || stop.load(Ordering::Relaxed) {
+            train_loss = read(&mut losses, first_loss_step, lr)?;
+            log.write(done, done as f64 / per_epoch as f64, train_loss, lr)?;
+            first_loss_step = done;
+        }
+        if done % every == 0 && done != last {
+            run.save()?;
+        }
+        progress.images(
+            &format!("fine-tuning, seed {seed}"),
+            done as usize * images,
+            last as usize * images,
+        );
+    }
+    if run.step < last {
+        run.save()?;
+        return Ok(None);
+    }
+    let accuracy = run.measure(data, workers, device, progress)?;
+    save_weights(&folder.join("finetuned.safetensors"), &run.classifier.state())?;
+    let result = SeedResult { accuracy, train_loss, secs: started.elapsed().as_secs_f64() };
+    let text = serde_json::to_string(&result).expect("a result is plain data");
+    replace(&folder.join("result.json"), text.as_bytes())?;
+    // Twice the weights and of no more use.
+    let _ = fs::remove_file(super::checkpoint::path(folder));
+    Ok(Some(result))
+}
+
+fn maker(plan: &FinetunePlan, data: &Labelled, seed: u64) -> Result<Maker, EvalError> {
+    let source = Arc::clone(data.split(Split::Train));
+    let samples = data
+        .sample(Split::Train, plan.max_train)
+        .unwrap_or_else(|| (0..source.len() as u32).collect());
+    let batch = plan.recipe.train.batch;
+    if samples.len() < batch {
+        let reason = format!("{batch} is more than the {} training images", samples.len());
+        return Err(EvalError::Setting { setting: "train.batch", reason });
+    }
+    let augment = Augment {
+        recipe: plan.recipe.augment.clone(),
+        geometry: geometry(&plan.model),
+        normalisation: plan.normalisation(),
+        seed,
+    };
+    Ok(Maker {
+        source,
+        samples: Arc::new(samples),
+        augment,
+        mix: plan.recipe.mix.clone(),
+        classes: data.classes(),
+        batch,
+        max_bad_share: plan.max_bad_share,
+        bad: Arc::new(Mutex::default()),
+    })
+}
+
+/// The encoder that training begins with.
+fn beginning(plan: &FinetunePlan, seed: u64, device: &Device) -> Result<Vit, EvalError> {
+    match &plan.from {
+        Some(from) => {
+            let options =
+                OpenOptions { heads: Some(plan.model.heads), image_px: Some(plan.model.image_px) };
+            Ok(open_weights(from, &options, device)?.vit)
+        }
+        None => Ok(Vit::new(&plan.model, seed, device)?),
+    }
+}
+
+/// Mean of the losses since the last reading.
+fn read(losses: &mut Vec<Tensor<1>>, first_step: u64, lr: f64) -> Result<f64, EvalError> {
+    let count = losses.len() as f64;
+    let values = Tensor::cat(std::mem::take(losses), 0);
+    let values: Vec<f32> = values.try_into_vec_as().map_err(EvalError::Device)?;
+    match values.iter().position(|loss| !loss.is_finite()) {
+        Some(at) => Err(EvalError::FinetuneDiverged { step: first_step + at as u64 + 1, lr }),
+        None => Ok(values.iter().map(|v| f64::from(*v)).sum::<f64>() / count),
+    }
+}
+
+impl<'a> Run<'a> {
+    fn begin(
+        plan: &'a FinetunePlan,
+        folder: &'a Path,
+        seed: u64,
+        classes: usize,
+        device: &Device,
+    ) -> Result<Self, EvalError> {
+        let learning = device.clone().autodiff();
+        let kept = Checkpoint::load(folder)?;
+        let vit = beginning(plan, seed, &learning)?;
+        let pool = plan.recipe.model.pool;
+        let drop_path = plan.recipe.model.drop_path;
+        let mut classifier = Classifier::new(vit, pool, classes, drop_path, seed, &learning);
+        let (mut optimizer, mut step) = (AdamW::new(plan.recipe.adamw()), 0);
+        if let Some(kept) = kept {
+            classifier = classifier.with_state(kept.weights)?;
+            optimizer = AdamW::with_state(plan.recipe.adamw(), kept.optimizer, device);
+            step = kept.step;
+        }
+        let decay = plan.recipe.optim.layer_decay;
+        let layers = LayerDecay { decay, depth: plan.model.depth };
+        Ok(Self {
+            plan,
+            folder,
+            seed,
+            classifier,
+            optimizer: optimizer.with_layer_decay(layers),
+            step,
+        })
+    }
+
+    /// Forward, backward, update; gives the batch's loss before the update, `[1]`.
+    fn step(self, batch: TrainBatch, lr: f64) -> (Self, Tensor<1>) {
+        let Self { classifier, mut optimizer, step, .. } = self;
+        let model = &self.plan.model;
+        let device = classifier.vit.device();
+        let (n, l) = (batch.images, model.patches());
+        let patches = TensorData::new(batch.patches, [n, l, model.patch_len()]);
+        let patches = Tensor::<3>::from_data(patches, &device);
+        let places: Vec<i32> = (0..n).flat_map(|_| 0..l as i32).collect();
+        let places = Tensor::<2, Int>::from_data(TensorData::new(places, [n, l]), &device);
+        let tokens = classifier.vit.tokens(patches, places); // [N, L, D]
+        let classes = batch.targets.len() / n;
+        let targets = TensorData::new(batch.targets, [n, classes]);
+        let targets = Tensor::<2>::from_data(targets, &device);
+        let logits = classifier.logits(tokens, Some((self.seed, step))); // [N, C]
+        let loss = (log_softmax(logits, 1) * targets).sum() / -(n as f64);
+        let gradients = loss.backward();
+        let classifier = optimizer.step(classifier, gradients, lr);
+        (Self { classifier, optimizer, step: step + 1, ..self }, loss.inner())
+    }
+
+    fn save(&self) -> Result<(), EvalError> {
+        let (weights, optimizer) = (self.classifier.state(), self.optimizer.state());
+        Checkpoint { step: self.step, weights, optimizer }.save(self.folder)
+    }
+
+    /// Accuracy on the test images' centre views.
+    fn measure(
+        &self,
+        data: &Labelled,
+        workers: usize,
+        device: &Device,
+        progress: &mut Progress,
+    ) -> Result<Accuracy, EvalError> {
+        // On the plain device nothing is kept for a backward pass.
+        let vit = beginning(self.plan, self.seed, device)?;
+        let pool = self.plan.recipe.model.pool;
+        let classifier = Classifier::new(vit, pool, data.classes(), 0.0, 0, device);
+        let classifier = classifier.with_state(self.classifier.state())?;
+        let preparation = self.plan.preparation(workers);
+        let config = preparation.reading(&[], default_encode_batch_of(device));
+        let loader = LoaderConfig {
+            batch: config.batch,
+            workers,
+            order: Order::Sequential,
+            max_bad_share: config.max_bad_share,
+            subset: data.sample(Split::Test, self.plan.max_test),
+            ..LoaderConfig::default()
+        };
+        let split = Split::Test;
+        let failed = |source| EvalError::Loader { split, source };
+        let source = Arc::clone(data.split(split));
+        let mut tally = Tally::default();
+        for batch in Loader::start(source, View::Eval(config.view), loader).map_err(failed)? {
+            let batch = batch.map_err(failed)?;
+            let tokens = tokens(&classifier.vit, &batch, 0..batch.images, device);
+            let logits = classifier.logits(tokens, None);
+            let logits: Vec<f32> = logits.try_into_vec_as().map_err(EvalError::Device)?;
+            tally.add_scores(&logits, &batch.labels);
+            progress.line(|| "fine-tuning: test images".to_owned());
+        }
+        Ok(tally.accuracy())
+    }
+}
+
+/// `log.jsonl` of a seed.
+struct Log {
+    file: fs::File,
+    path: std::path::PathBuf,
+}
+
+impl Log {
+    /// Opens the log of a run that has done `step` steps; lines of later ones are dropped.
+    fn open(folder: &Path, step: u64) -> Result<Self, EvalError> {
+        let path = folder.join("log.jsonl");
+        let old = fs::read_to_string(&path).unwrap_or_default();
+        let kept: String = old
+            .lines()
+            .filter(|line| {
+                let value: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
+                value["step"].as_u64().is_some_and(|at| at <= step)
+            })
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        replace(&path, kept.as_bytes())?;
+        let file = fs::OpenOptions::new().append(true).open(&path);
+        let file =
+            file.map_err(|source| EvalError::File { doing: "open", path: path.clone(), source })?;
+        Ok(Self { file, path })
+    }
+
+    fn write(&mut self, step: u64, epoch: f64, loss: f64, lr: f64) -> Result<(), EvalError> {
+        let line = json!({ "step": step, "epoch": epoch, "loss": loss, "lr": lr });
+        writeln!(self.file, "{line}").map_err(|source| EvalError::File {
+            doing: "append to",
+            path: self.path.clone(),
+            source,
+        })
+    }
+}

@@ -1,0 +1,115 @@
+//! The command `finetune`: from options to a plan, Ctrl-C, the result.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result, bail};
+use ocl_data::{Geometry, SourceKind};
+use ocl_eval::{
+    FinetunePlan, FinetuneRecipe, Preparation, Progress, Run, WeightsRecord, append_results,
+    finetune,
+};
+use ocl_model::{OpenOptions, open_weights};
+
+use crate::cli::FinetuneArgs;
+
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Runs the command; `false` when it was interrupted.
+pub(crate) fn run(args: &FinetuneArgs) -> Result<bool> {
+    let (plan, folder) = match &args.resume {
+        Some(folder) => (FinetunePlan::load(folder)?, folder.clone()),
+        None => fresh(args)?,
+    };
+    if let (Some(path), Some(sha256)) = (&plan.from, &plan.from_sha256)
+        && WeightsRecord::of(path)?.sha256 != *sha256
+    {
+        bail!("{} is not the file that the fine-tuning began from", path.display());
+    }
+    ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("\nstopping after this step; press Ctrl-C again to stop at once");
+    })
+    .context("cannot listen for Ctrl-C")?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = args.common.workers.unwrap_or((cores - 1).max(1));
+    let mut progress = Progress::stderr();
+    let backend = args.common.backend;
+    let Some(record) = finetune(&plan, &folder, workers, backend, &STOP, &mut progress)? else {
+        eprintln!(
+            "interrupted; continue with\n  cargo xtask finetune --resume {}",
+            folder.display()
+        );
+        return Ok(false);
+    };
+    append_results(&folder, std::slice::from_ref(&record))?;
+    crate::show(&[record], &folder, args.common.json)?;
+    Ok(true)
+}
+
+fn fresh(args: &FinetuneArgs) -> Result<(FinetunePlan, PathBuf)> {
+    let recipe = FinetuneRecipe::load(&args.recipe, &args.overrides)?;
+    let device = args.common.backend.device()?;
+    let run = args.run.as_deref().map(Run::open).transpose()?;
+    let from = match (&run, &args.weights) {
+        _ if args.scratch => None,
+        (_, Some(weights)) => Some(weights.clone()),
+        (Some(run), None) => {
+            // Says what to do when the run has not ended.
+            run.trained(&run.final_weights(), &OpenOptions::default(), &device)?;
+            Some(run.final_weights())
+        }
+        (None, None) => bail!("neither --run nor --weights is given"),
+    };
+    let mut preparation = match &run {
+        Some(run) => run.preparation(),
+        None => Preparation::imagenet(Geometry { image_px: 224, patch_px: 16 }),
+    };
+    let model = match (&from, &run) {
+        (Some(path), _) => {
+            let opened = open_weights(path, &OpenOptions::default(), &device)?;
+            if let (None, Some(own)) = (&run, opened.preprocessing) {
+                preparation = preparation.with(own);
+            }
+            opened.vit.config().clone()
+        }
+        (None, Some(run)) => run.plan.model.clone(),
+        (None, None) => bail!("--scratch needs --run, which says what encoder"),
+    };
+    let plan = run.as_ref().map(|run| &run.plan.data);
+    let kind = match (&args.data, args.data_kind, plan) {
+        (_, Some(kind), _) => kind,
+        (None, None, Some(plan)) => plan.kind,
+        _ => SourceKind::Auto,
+    };
+    let data = args.data.clone().or(plan.map(|plan| plan.path.clone()));
+    let name = Path::new(&args.recipe).file_stem().unwrap_or_default().to_string_lossy();
+    let folder = args.out.clone().unwrap_or_else(|| {
+        let beside = from.as_deref().and_then(Path::parent).map(Path::to_owned);
+        let parent = run.as_ref().map(|run| run.folder.clone()).or(beside).unwrap_or_default();
+        parent.join(format!("finetune-{name}{}", if args.scratch { "-scratch" } else { "" }))
+    });
+    let from_sha256 =
+        from.as_deref().map(WeightsRecord::of).transpose()?.map(|record| record.sha256);
+    let plan = FinetunePlan {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        recipe_name: args.recipe.clone(),
+        seeds: (0..args.seeds.max(1)).collect(),
+        from,
+        from_sha256,
+        data: data.context("--data is not given")?,
+        data_kind: kind,
+        max_train: args.max_train,
+        max_test: args.max_test,
+        mean: preparation.normalisation.mean,
+        std: preparation.normalisation.std,
+        resize_ratio: preparation.resize_ratio,
+        max_bad_share: preparation.max_bad_share,
+        model,
+        recipe,
+    };
+    plan.save(&folder)?;
+    Ok((plan, folder))
+}

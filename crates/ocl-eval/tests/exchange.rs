@@ -1,0 +1,87 @@
+//! The program on weights of other programs; what these weights give is tested in `ocl-model`.
+
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn golden(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/foreign").join(name)
+}
+
+fn eval(command: &str) -> Command {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_ocl-eval"));
+    let backend = ["flex", "vulkan", "cuda"].into_iter().zip([
+        cfg!(feature = "flex"),
+        cfg!(feature = "vulkan"),
+        cfg!(feature = "cuda"),
+    ]);
+    let backend = backend.into_iter().find(|(_, there)| *there).map_or("wgpu", |(name, _)| name);
+    program.args([command, "--backend", backend]);
+    program
+}
+
+fn stdout(output: Output) -> String {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_pth_file_becomes_a_folder_for_timm() {
+    let out = tempfile::tempdir().unwrap();
+    let folder = out.path().join("class token");
+    let mut import = eval("import");
+    import.arg(golden("class_token.pth")).args(["--heads", "4", "--image-px", "32", "--out"]);
+    let text = stdout(import.arg(&folder).output().unwrap());
+    assert!(text.contains("classifier of 5 classes") && text.contains("local-dir:"), "{text}");
+    let config = std::fs::read_to_string(folder.join("config.json")).unwrap();
+    let config: Value = serde_json::from_str(&config).unwrap();
+    assert_eq!(config["model_args"]["img_size"], 32);
+    assert_eq!(config["num_classes"], 5);
+    // What it wrote it reads, without being told the heads.
+    let again = out.path().join("again");
+    stdout(eval("import").arg(&folder).arg("--out").arg(&again).output().unwrap());
+    let [first, second] =
+        [folder, again].map(|at| std::fs::read(at.join("model.safetensors")).unwrap());
+    assert!(first == second, "the same weights");
+}
+
+#[test]
+fn foreign_weights_are_measured_without_a_run() {
+    let results = tempfile::tempdir().unwrap();
+    let mut knn = eval("knn");
+    knn.arg("--weights").arg(golden("mean_pooled")).args([
+        "--image-px",
+        "28",
+        "--data",
+        "embedded",
+    ]);
+    knn.args(["--max-train", "40", "--max-test", "20", "--json", "--results"]);
+    let text = stdout(knn.arg(results.path()).output().unwrap());
+    let record: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    // The folder's norm stands after pooling.
+    assert_eq!(record["pool"], "mean", "{record}");
+}
+
+#[test]
+fn what_is_wrong_with_weights_is_said() {
+    let cases = [
+        ("class_token.pth", "give heads"),
+        ("refused.pth", "not executed"),
+        ("..", "model.safetensors"),
+    ];
+    for (file, says) in cases {
+        let out = tempfile::tempdir().unwrap();
+        let output = eval("import")
+            .arg(golden(file))
+            .arg("--out")
+            .arg(out.path().join("x"))
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && errors.contains(says), "{file}: {errors}");
+    }
+}
