@@ -4,10 +4,12 @@
 //! the programs' own. It depends on neither burn nor our crates, so it builds in seconds.
 
 mod backend;
+mod bench_gpu;
 mod checks;
 mod command;
 mod exchange;
 mod programs;
+mod replay;
 mod tidy;
 
 use std::ffi::OsString;
@@ -61,6 +63,12 @@ const COMMANDS: &[Entry] = &[
         run: exchange::import,
     },
     Entry {
+        name: "replay",
+        does: "run a step again whose loss or gradient was no number, exactly",
+        example: "cargo xtask replay runs/NAME/captures/step-00000120",
+        run: replay::command,
+    },
+    Entry {
         name: "test",
         does: "all tests, on the CPU or on the backend given",
         example: "cargo xtask test --backend wgpu",
@@ -71,6 +79,12 @@ const COMMANDS: &[Entry] = &[
         does: "the benchmarks; further arguments go to `cargo bench`",
         example: "cargo xtask bench -p ocl-data",
         run: checks::bench,
+    },
+    Entry {
+        name: "bench-gpu",
+        does: "golden tests and step times of ViT-B and ViT-L on a GPU, PyTorch beside it with --peer",
+        example: "cargo xtask bench-gpu --backend cuda",
+        run: bench_gpu::command,
     },
     Entry {
         name: "ci",
