@@ -5,12 +5,14 @@
 
 mod backend;
 mod bench_data;
+mod bench_gpu;
 mod checks;
 mod command;
 mod compare;
 mod exchange;
 mod pack;
 mod programs;
+mod replay;
 mod tidy;
 
 use std::ffi::OsString;
@@ -88,6 +90,12 @@ const COMMANDS: &[Entry] = &[
         run: programs::finetune,
     },
     Entry {
+        name: "replay",
+        does: "run a step again whose loss or gradient was no number, exactly",
+        example: "cargo xtask replay runs/NAME/captures/step-00000120",
+        run: replay::command,
+    },
+    Entry {
         name: "test",
         does: "all tests, on the CPU or on the backend given",
         example: "cargo xtask test --backend wgpu",
@@ -116,6 +124,12 @@ const COMMANDS: &[Entry] = &[
         does: "images a second of the training step, on this machine",
         example: "cargo xtask bench-step --model small --batch 64 --mask-ratio 0.9",
         run: checks::bench_step,
+    },
+    Entry {
+        name: "bench-gpu",
+        does: "golden tests and step times of ViT-B and ViT-L on a GPU, PyTorch beside it with --peer",
+        example: "cargo xtask bench-gpu --backend cuda",
+        run: bench_gpu::command,
     },
     Entry {
         name: "ci",

@@ -98,12 +98,12 @@ pub(crate) fn evaluate(subcommand: &str, args: Vec<OsString>) -> Result<(), Fail
 ///
 /// Hard links, because `target/release` is overwritten by the next build: a run that took days on
 /// cuda must not be reported on by an `ocl-eval` that was meanwhile built for flex.
-struct Programs {
+pub(crate) struct Programs {
     folder: PathBuf,
 }
 
 impl Programs {
-    fn build(backend: Backend) -> Result<Self, Failure> {
+    pub(crate) fn build(backend: Backend) -> Result<Self, Failure> {
         let name = backend.name();
         eprintln!(
             "Building {} with feature `{name}` (some minutes the first time)",
@@ -152,7 +152,7 @@ impl Programs {
         Ok(programs)
     }
 
-    fn start(&self, program: &str, subcommand: &str, backend: Backend) -> Command {
+    pub(crate) fn start(&self, program: &str, subcommand: &str, backend: Backend) -> Command {
         let path = self.folder.join(program).with_extension(std::env::consts::EXE_EXTENSION);
         let mut command = Command::new(path);
         command.args([subcommand, "--backend", backend.name()]);
