@@ -302,7 +302,7 @@ mod tests {
     #[test]
     fn the_batch_may_be_written_as_before() {
         let text = Recipe::built_in()[0].1.replace("[batch]\nsize = 256\n", "");
-        let text = text.replace("epochs = 20", "epochs = 20\nbatch = 96");
+        let text = text.replace("[train]\n", "[train]\nbatch = 96\n");
         assert!(text.contains("batch = 96") && !text.contains("[batch]"), "{text}");
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("old.toml");
