@@ -90,9 +90,13 @@ fn names_any(args: &[OsString], options: &[&str]) -> bool {
         .any(|arg| options.contains(&arg.split_once('=').map_or(arg, |(option, _)| option)))
 }
 
+/// What must hold on every backend: our numbers against the reference's. The others test our own logic, which
+/// is the same everywhere, and take long on a GPU that a CPU plays.
+const GOLDEN_TESTS: [&str; 4] = ["golden", "golden_linear_probe", "positions", "timm"];
+
 /// `cargo xtask ci`: the cheap checks first, and the first that fails ends it.
 pub(crate) fn ci(args: Vec<OsString>) -> Result<(), Failure> {
-    let options = "  --with-wgpu     also run the tests of the crates that compute on wgpu; needs a\n  \
+    let options = "  --with-wgpu     also run the golden tests on wgpu; needs a\n  \
                    \x20                 Vulkan driver, of which Mesa's lavapipe is one without a GPU\n";
     if own_help("ci", &args, options) {
         return Ok(());
@@ -121,7 +125,9 @@ pub(crate) fn ci(args: Vec<OsString>) -> Result<(), Failure> {
     steps.cargo("docs", command::cargo(&doc).env("RUSTDOCFLAGS", "-D warnings"))?;
     steps.cargo("tests", test_command(Backend::Flex, &[]).arg("--locked"))?;
     if with_wgpu {
-        steps.cargo("tests on wgpu", test_command(Backend::Wgpu, &[]).arg("--locked"))?;
+        let mut goldens = test_command(Backend::Wgpu, &[]);
+        goldens.arg("--locked").args(GOLDEN_TESTS.iter().flat_map(|name| ["--test", name]));
+        steps.cargo("goldens on wgpu", &mut goldens)?;
     }
     steps.summary(with_wgpu);
     Ok(())
@@ -175,10 +181,10 @@ impl Steps {
     fn summary(&self, with_wgpu: bool) {
         eprintln!("\nci passed:");
         for (name, time) in &self.done {
-            eprintln!("  {name:<14} {:>6.1} s", time.as_secs_f64());
+            eprintln!("  {name:<15} {:>6.1} s", time.as_secs_f64());
         }
         if !with_wgpu {
-            eprintln!("  tests on wgpu  not run (--with-wgpu)");
+            eprintln!("  goldens on wgpu  not run (--with-wgpu)");
         }
     }
 }
