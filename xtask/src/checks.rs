@@ -124,6 +124,9 @@ pub(crate) fn ci(args: Vec<OsString>) -> Result<(), Failure> {
     let doc = ["doc", "--locked", "--release", "--workspace", "--no-deps"];
     steps.cargo("docs", command::cargo(&doc).env("RUSTDOCFLAGS", "-D warnings"))?;
     steps.cargo("tests", test_command(Backend::Flex, &[]).arg("--locked"))?;
+    // By itself: with the others it would compile burn once more.
+    let parquet = ["test", "--locked", "--release", "-p", "ocl-data", "--bin", "to-parquet"];
+    steps.cargo("parquet", command::cargo(&parquet).args(["--features", "parquet"]))?;
     if with_wgpu {
         let mut goldens = test_command(Backend::Wgpu, &[]);
         goldens.arg("--locked").args(GOLDEN_TESTS.iter().flat_map(|name| ["--test", name]));

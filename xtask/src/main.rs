@@ -9,6 +9,7 @@ mod bench_gpu;
 mod checks;
 mod command;
 mod compare;
+mod embed;
 mod exchange;
 mod pack;
 mod programs;
@@ -73,9 +74,9 @@ const COMMANDS: &[Entry] = &[
     },
     Entry {
         name: "embed",
-        does: "features of any images as .npy or .safetensors, with their names",
+        does: "features of any images as .npy, .safetensors or .parquet, with their names",
         example: "cargo xtask embed photos/ --run runs/NAME --out features.npy",
-        run: programs::embed,
+        run: embed::command,
     },
     Entry {
         name: "neighbours",

@@ -7,5 +7,5 @@ use crate::command::Failure;
 
 /// `cargo xtask pack`.
 pub(crate) fn pack(args: Vec<OsString>) -> Result<(), Failure> {
-    run_of_data("pack", args)
+    run_of_data("pack", &[], args)
 }

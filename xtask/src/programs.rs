@@ -62,11 +62,6 @@ pub(crate) fn finetune(args: Vec<OsString>) -> Result<(), Failure> {
     evaluate("finetune", args)
 }
 
-/// `cargo xtask embed`.
-pub(crate) fn embed(args: Vec<OsString>) -> Result<(), Failure> {
-    evaluate("embed", args)
-}
-
 /// `cargo xtask neighbours`.
 pub(crate) fn neighbours(args: Vec<OsString>) -> Result<(), Failure> {
     evaluate("neighbours", args)

@@ -30,7 +30,7 @@ pub(crate) enum Command {
     Finetune(FinetuneArgs),
     /// Trained encoder against untrained and raw pixels, on the run's own data
     Report(ReportArgs),
-    /// Features of any images as .npy or .safetensors, streamed
+    /// Features of any images as .npy, .safetensors or .parquet, streamed
     Embed(EmbedArgs),
     /// Nearest neighbours of query images, as a picture
     Neighbours(NeighboursArgs),

@@ -1,6 +1,6 @@
 //! Features of any images, labelled or not, as a file: streamed, and gone on with when interrupted.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -12,6 +12,7 @@ use ocl_model::Vit;
 use serde_json::json;
 
 use crate::error::EvalError;
+use crate::feature_file::{Format, write_names};
 use crate::features::{ExtractConfig, Extractor, Pool, append_features, tokens};
 use crate::finetune::replace;
 use crate::progress::Progress;
@@ -72,55 +73,6 @@ impl Embedding {
     }
 }
 
-/// How the file is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Format {
-    Npy,
-    Safetensors,
-}
-
-impl Format {
-    fn of(path: &Path) -> Result<Self, EvalError> {
-        match path.extension().and_then(|extension| extension.to_str()) {
-            Some("npy") => Ok(Self::Npy),
-            Some("safetensors") => Ok(Self::Safetensors),
-            _ => Err(EvalError::Setting {
-                setting: "out",
-                reason: format!("{} ends neither in .npy nor in .safetensors", path.display()),
-            }),
-        }
-    }
-
-    /// Everything before the values.
-    fn header(self, shape: &[usize]) -> Vec<u8> {
-        match self {
-            Self::Npy => {
-                // NumPy's format 1.0: the values begin at a multiple of 64.
-                let sides: Vec<String> = shape.iter().map(usize::to_string).collect();
-                let mut dict = format!(
-                    "{{'descr': '<f4', 'fortran_order': False, 'shape': ({}), }}",
-                    sides.join(", ")
-                );
-                while !(10 + dict.len() + 1).is_multiple_of(64) {
-                    dict.push(' ');
-                }
-                dict.push('\n');
-                let length = u16::try_from(dict.len()).expect("three numbers fit").to_le_bytes();
-                [&b"\x93NUMPY\x01\x00"[..], &length[..], dict.as_bytes()].concat()
-            }
-            Self::Safetensors => {
-                let bytes = 4 * shape.iter().product::<usize>();
-                let tensor = json!({ "dtype": "F32", "shape": shape, "data_offsets": [0, bytes] });
-                let mut text = json!({ "features": tensor }).to_string();
-                while !text.len().is_multiple_of(8) {
-                    text.push(' ');
-                }
-                [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
-            }
-        }
-    }
-}
-
 /// Writes the features of every image of `source`, in its order, to `out` (`.npy` or `.safetensors`, by its
 /// name) and the images' names and labels to `OUT.names.jsonl`; row `i` is image `i`. An image that cannot be
 /// read has NaN.
@@ -144,9 +96,9 @@ pub fn embed(
     device: &Device,
     progress: &mut Progress,
 ) -> Result<usize, EvalError> {
-    let header = Format::of(out)?.header(&embedding.shape(source.len(), vit));
-    let shape = embedding.shape(1, vit);
-    let width: usize = shape.iter().product();
+    let shape = embedding.shape(source.len(), vit);
+    let header = Format::of(out)?.header(&shape);
+    let width: usize = shape[1..].iter().product();
     let (part, key_file) = (with_suffix(out, "part"), with_suffix(out, "part.json"));
     let key = json!({
         "weights": weights,
@@ -203,7 +155,8 @@ pub fn embed(
     }
     let missing = vec![f32::NAN; (source.len() - next) * width];
     write(&mut file, &missing).and_then(|()| file.flush()).map_err(io("write", &part))?;
-    write_names(source, &with_suffix(out, "names.jsonl"))?;
+    let names = with_suffix(out, "names.jsonl");
+    write_names(source, &names).map_err(io("write", &names))?;
     file.get_ref().sync_all().and_then(|()| fs::rename(&part, out)).map_err(io("write", out))?;
     fs::remove_file(&key_file).map_err(io("remove", &key_file))?;
     progress.clear();
@@ -212,23 +165,6 @@ pub fn embed(
 
 fn write(file: &mut impl Write, values: &[f32]) -> std::io::Result<()> {
     values.iter().try_for_each(|value| file.write_all(&value.to_le_bytes()))
-}
-
-fn write_names(source: &Source, path: &Path) -> Result<(), EvalError> {
-    let labels = source.labels();
-    let names = source.class_names();
-    let write = |mut file: BufWriter<File>| -> std::io::Result<()> {
-        for index in 0..source.len() {
-            let label = labels.map(|labels| labels[index]);
-            let class = label.and_then(|label| names.get(label as usize));
-            let line = json!({ "name": source.name_of(index), "label": label, "class": class });
-            writeln!(file, "{line}")?;
-        }
-        file.flush()
-    };
-    File::create(path)
-        .and_then(|file| write(BufWriter::new(file)))
-        .map_err(|source| EvalError::File { doing: "write", path: path.to_owned(), source })
 }
 
 /// `features.npy` and `part` make `features.npy.part`.
@@ -288,7 +224,11 @@ mod tests {
         // As a crash leaves it: 20 rows and a piece of the next, under the other name.
         let key = {
             let header = Format::Npy.header(&[70, 8]);
-            json!({ "weights": "w", "data": crate::digest::digest_of(&source), "header": header })
+            json!({
+                "weights": "w",
+                "data": crate::digest::digest_of(&source),
+                "header": header,
+            })
         };
         fs::write(with_suffix(&parts, "part.json"), key.to_string()).unwrap();
         fs::write(with_suffix(&parts, "part"), &bytes[..128 + 20 * 32 + 5]).unwrap();
@@ -309,6 +249,5 @@ mod tests {
         let bytes = fs::read(&out).unwrap();
         let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         assert_eq!(tensors.tensor("features").unwrap().shape(), [70, 4, 8]);
-        assert!(Format::of(Path::new("x.csv")).is_err());
     }
 }

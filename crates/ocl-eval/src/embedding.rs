@@ -39,7 +39,7 @@ pub(crate) struct EmbedArgs {
     data: String,
     #[command(flatten)]
     encoder: EncoderArgs,
-    /// The file, .npy or .safetensors; an interrupted one is gone on with
+    /// The file, .npy, .safetensors or .parquet; an interrupted one is gone on with
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// cls (class token), mean (of the patch tokens) or patches (all of them)
@@ -117,7 +117,7 @@ pub(crate) fn run_embed(args: &EmbedArgs) -> Result<()> {
     if done > 0 {
         println!("{done} images were there already");
     }
-    println!("{} images in {}; names beside it", source.len(), args.out.display());
+    println!("{} images in {}, with their names", source.len(), args.out.display());
     Ok(())
 }
 

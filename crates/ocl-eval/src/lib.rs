@@ -12,6 +12,7 @@ mod corruptions;
 mod digest;
 mod embed;
 mod error;
+mod feature_file;
 mod features;
 mod finetune;
 mod head;
