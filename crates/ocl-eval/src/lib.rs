@@ -16,11 +16,13 @@ mod feature_file;
 mod features;
 mod finetune;
 mod head;
+mod heads;
 mod labelled;
 mod lars;
 mod logistic;
 mod matrix;
 mod metrics;
+mod nearest;
 mod neighbours;
 mod pixels;
 mod progress;
@@ -43,13 +45,14 @@ pub use head::{BatchNorm, Head};
 pub use labelled::{DataRecord, Labelled};
 pub use lars::Lars;
 pub use metrics::{Accuracy, mean_and_deviation, rank_of};
+pub use nearest::{Neighbour, nearest};
 pub use neighbours::{feature_of, read_features, write_grid};
 pub use progress::Progress;
 pub use protocols::{
     CachedConfig, CentroidConfig, ClusteringConfig, FewShotConfig, KnnConfig, MaeConfig, Measured,
-    Neighbour, Protocol, RetrievalConfig, RobustnessConfig, Score, ShiftedSet, adjusted_rand,
-    centroid, clustering, default_batch, few_shot, knn, linear_cached, linear_mae, nearest,
-    normalised_information, retrieval, robustness, shifted,
+    Protocol, RetrievalConfig, RobustnessConfig, Score, ShiftedSet, adjusted_rand, centroid,
+    clustering, default_batch, few_shot, knn, linear_cached, linear_mae, normalised_information,
+    retrieval, robustness, shifted,
 };
 pub use recipe::EvalRecipe;
 pub use report::{Findings, REPORT_LIMITS, Report, report};

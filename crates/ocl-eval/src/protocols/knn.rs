@@ -1,17 +1,14 @@
 //! Weighted k nearest neighbours (Wu et al., arXiv 1805.01978, section 3.4; constants as in DINO).
 
-use std::ops::Range;
-
-use burn::tensor::{Device, Tensor};
-use rayon::prelude::*;
+use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{Measured, Score};
 use crate::error::EvalError;
 use crate::features::Features;
-use crate::matrix::{self, Matrix, Threads};
 use crate::metrics::{Tally, rank_of};
+use crate::nearest::{Neighbour, nearest};
 use crate::progress::Progress;
 
 /// `[knn]`: settings of weighted k-NN.
@@ -41,20 +38,6 @@ impl KnnConfig {
         Ok(())
     }
 }
-
-/// A neighbour of a query.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Neighbour {
-    /// Cosine of the two features.
-    pub similarity: f32,
-    /// Row in the bank.
-    pub row: u32,
-}
-
-/// Queries of a block of similarities: 256 by 2,048 floats stay in a core's cache.
-const QUERIES: usize = 256;
-/// Bank rows of a block of similarities.
-const BANK: usize = 2048;
 
 /// Classifies each query by the votes of its `k` nearest bank features, each weighing `exp(cosine/T)`,
 /// for each `k` of the settings.
@@ -109,119 +92,6 @@ fn votes(neighbours: &[Neighbour], labels: &[u32], classes: usize, temperature: 
     votes
 }
 
-/// The `k` most similar bank rows of each query by cosine, best first; of equals the lower row.
-///
-/// The bank passes by in blocks and the host keeps the best of each query: memory does not grow with the
-/// product of both sizes. On the CPU each core has queries of its own and a block of similarities never
-/// leaves its cache.
-///
-/// # Errors
-/// When the device fails.
-///
-/// # Panics
-/// If `k` is 0 or the widths of `bank` and `queries` differ.
-pub fn nearest(
-    bank: &Features,
-    queries: &Features,
-    k: usize,
-    device: &Device,
-    progress: &mut Progress,
-) -> Result<Vec<Vec<Neighbour>>, EvalError> {
-    assert!(k > 0, "k must be at least 1");
-    assert_eq!(bank.width(), queries.width(), "features of bank and queries differ in width");
-    if matrix::is_host(device) {
-        Ok(nearest_on_host(bank, queries, k))
-    } else {
-        nearest_on_device(bank, queries, k, device, progress)
-    }
-}
-
-fn nearest_on_host(bank: &Features, queries: &Features, k: usize) -> Vec<Vec<Neighbour>> {
-    let width = bank.width();
-    let unit_bank = matrix::unit_rows(bank.values(), width);
-    let unit_queries = matrix::unit_rows(queries.values(), width);
-    let mut best = vec![Vec::with_capacity(k.min(bank.len()) + 1); queries.len()];
-    best.par_chunks_mut(QUERIES).zip(unit_queries.par_chunks(QUERIES * width)).for_each(
-        |(best, queries)| {
-            let mut block = vec![0.0; best.len() * BANK];
-            for columns in blocks(bank.len(), BANK) {
-                let bank = &unit_bank[columns.start * width..columns.end * width];
-                let block = &mut block[..best.len() * columns.len()];
-                let (queries, bank) = (Matrix::new(queries, width), Matrix::new(bank, width));
-                matrix::product(queries, bank.transpose(), block, Threads::One);
-                for (best, row) in best.iter_mut().zip(block.chunks_exact(columns.len())) {
-                    merge(best, row, columns.start as u32, k);
-                }
-            }
-        },
-    );
-    best
-}
-
-fn nearest_on_device(
-    bank: &Features,
-    queries: &Features,
-    k: usize,
-    device: &Device,
-    progress: &mut Progress,
-) -> Result<Vec<Vec<Neighbour>>, EvalError> {
-    let mut best = vec![Vec::with_capacity(k.min(bank.len()) + 1); queries.len()];
-    let blocks: Vec<(Range<usize>, Tensor<2>)> = blocks(queries.len(), QUERIES)
-        .map(|rows| (rows.clone(), unit_rows(queries.block(rows, device))))
-        .collect(); // [Q, D] each
-    progress.begin();
-    for columns in self::blocks(bank.len(), BANK) {
-        let bank_block = unit_rows(bank.block(columns.clone(), device)).transpose(); // [D, B]
-        for (rows, queries) in &blocks {
-            let similarities = queries.clone().matmul(bank_block.clone()); // [Q, B]
-            let data = similarities.try_into_vec_as::<f32>().map_err(EvalError::Device)?;
-            let rows = data.par_chunks_exact(columns.len()).zip(&mut best[rows.clone()]);
-            rows.for_each(|(row, best)| merge(best, row, columns.start as u32, k));
-        }
-        progress.images("k-NN, bank", columns.end, bank.len());
-    }
-    Ok(best)
-}
-
-/// `0..total` in ranges of at most `size`.
-fn blocks(total: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..total).step_by(size).map(move |start| start..total.min(start + size))
-}
-
-/// `x / max(|x|, 1e-12)` row by row.
-fn unit_rows(x: Tensor<2>) -> Tensor<2> {
-    let length = x.clone().square().sum_dim(1).sqrt().clamp_min(1e-12); // [N, 1]
-    x / length
-}
-
-/// Takes one query's similarities to bank rows from `offset` on into its best. Almost every similarity is
-/// below the k-th so far: whole groups are passed over by their maximum, which the compiler turns into
-/// vector instructions.
-fn merge(best: &mut Vec<Neighbour>, row: &[f32], offset: u32, k: usize) {
-    const GROUP: usize = 32;
-    let mut floor = if best.len() == k { best[k - 1].similarity } else { f32::NEG_INFINITY };
-    for (group, values) in row.chunks(GROUP).enumerate() {
-        let most =
-            values.iter().fold(f32::NEG_INFINITY, |most, &v| if v > most { v } else { most });
-        if most <= floor && best.len() == k {
-            continue;
-        }
-        for (i, &similarity) in values.iter().enumerate() {
-            // Rows come in rising order, so an equal one later does not displace an earlier one.
-            if best.len() == k && similarity <= floor {
-                continue;
-            }
-            let place = best.partition_point(|other| other.similarity >= similarity);
-            let row = offset + (group * GROUP + i) as u32;
-            best.insert(place, Neighbour { similarity, row });
-            best.truncate(k);
-            if best.len() == k {
-                floor = best[k - 1].similarity;
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,19 +126,6 @@ mod tests {
     }
 
     #[test]
-    fn host_and_device_agree() {
-        let (bank, queries) = (random(BANK + 300, 24, 5, 8), random(QUERIES + 30, 24, 5, 9));
-        let host = nearest_on_host(&bank, &queries, 9);
-        let (device, mut progress) = (Device::default(), Progress::silent());
-        let other = nearest_on_device(&bank, &queries, 9, &device, &mut progress).unwrap();
-        for (host, other) in host.iter().zip(&other) {
-            for (host, other) in host.iter().zip(other) {
-                assert!((host.similarity - other.similarity).abs() < 1e-5);
-            }
-        }
-    }
-
-    #[test]
     fn several_k_are_what_each_alone_is() {
         let (bank, queries) = (random(500, 8, 6, 3), random(150, 8, 6, 4));
         let alone = |k| measure(&bank, &queries, 6, &KnnConfig { k: vec![k], ..config() });
@@ -283,45 +140,6 @@ mod tests {
             );
             assert_eq!(measured.scores[2 * i].name, format!("k={k} top-1"));
         }
-    }
-
-    fn sort_all(bank: &Features, query: &[f32], k: usize) -> Vec<(f64, u32)> {
-        let dot = |a: &[f32], b: &[f32]| -> f64 {
-            a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
-        };
-        let mut all: Vec<(f64, u32)> = (0..bank.len())
-            .map(|i| {
-                let row = bank.row(i);
-                (dot(row, query) / (dot(row, row) * dot(query, query)).sqrt(), i as u32)
-            })
-            .collect();
-        all.sort_by(|a, b| b.0.total_cmp(&a.0));
-        all.truncate(k);
-        all
-    }
-
-    #[test]
-    fn blocks_and_threads_find_what_sorting_finds() {
-        // Sizes that leave partial blocks on both sides.
-        let (bank, queries) = (random(BANK + 700, 6, 5, 1), random(QUERIES + 9, 6, 5, 2));
-        let found = find(&bank, &queries, 20);
-        for i in (0..queries.len()).step_by(37) {
-            let expected = sort_all(&bank, queries.row(i), 20);
-            for (found, expected) in found[i].iter().zip(&expected) {
-                assert!((f64::from(found.similarity) - expected.0).abs() < 1e-5);
-            }
-            let same = found[i].iter().zip(&expected).filter(|(f, e)| f.row == e.1).count();
-            assert!(same >= 18, "only near-ties may change places, {same} of 20 agree");
-        }
-    }
-
-    #[test]
-    fn of_equals_the_lower_row_comes_first() {
-        let row = [0.6, 0.8, 0.0, 0.1];
-        let bank = Features::new(row.repeat(100), 4, vec![0; 100]);
-        let query = Features::new(row.to_vec(), 4, vec![0]);
-        let rows: Vec<u32> = find(&bank, &query, 7)[0].iter().map(|n| n.row).collect();
-        assert_eq!(rows, [0, 1, 2, 3, 4, 5, 6]);
     }
 
     #[test]

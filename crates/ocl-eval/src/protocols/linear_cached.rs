@@ -6,17 +6,17 @@
 //! product (as DINOv2 does, arXiv 2304.07193, section 7.1), the best is chosen on held-out training
 //! images, and trained again on all of them.
 
-use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax};
+use burn::tensor::Device;
 use ocl_data::Draws;
-use ocl_train::WarmupCosine;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{Measured, Score};
 use crate::error::EvalError;
 use crate::features::Features;
+use crate::heads::{Heads, Training};
 use crate::matrix::Standard;
-use crate::metrics::{Accuracy, Tally};
+use crate::metrics::Accuracy;
 use crate::progress::Progress;
 
 /// `[linear]`: settings of the cached linear probe.
@@ -69,6 +69,10 @@ impl CachedConfig {
         self.lrs.iter().flat_map(pairs).collect()
     }
 
+    fn training(&self, batch: usize) -> Training {
+        Training { epochs: self.epochs, batch, momentum: self.momentum }
+    }
+
     fn batch_for(&self, images: usize) -> usize {
         self.batch.min(images.div_ceil(16)).max(1)
     }
@@ -76,7 +80,6 @@ impl CachedConfig {
 
 /// Streams of draws of this protocol; above `ocl-data`'s own.
 const HELD_OUT: u64 = 0x6c68;
-const ORDER: u64 = 0x6c6f;
 
 /// Sweeps rates and decays on held-out training features, trains the best on all, measures it on `test`.
 ///
@@ -147,7 +150,7 @@ impl CachedProbe {
         } else {
             let mut heads = Heads::new(x.width(), classes, &grid, device);
             let batch = config.batch_for(fitting.len());
-            heads.train(&x, &fitting, batch, config, seed, progress)?;
+            heads.train(&x, &fitting, &config.training(batch), seed, progress)?;
             let tallies = heads.tallies(&x, &held)?;
             let top1 = |i: &usize| tallies[*i].accuracy().top1;
             // Of equals the first: the lower rate.
@@ -156,7 +159,7 @@ impl CachedProbe {
         };
         let mut heads = Heads::new(x.width(), classes, &[best], device);
         let all: Vec<u32> = (0..x.len() as u32).collect();
-        heads.train(&x, &all, config.batch_for(x.len()), config, seed, progress)?;
+        heads.train(&x, &all, &config.training(config.batch_for(x.len())), seed, progress)?;
         Ok(Self { standard, heads, lr: best.0, weight_decay: best.1 })
     }
 
@@ -166,24 +169,13 @@ impl CachedProbe {
         let all: Vec<u32> = (0..x.len() as u32).collect();
         Ok(self.heads.tallies(&x, &all)?[0].accuracy())
     }
-}
 
-impl CachedProbe {
     /// `[N, C]` logits of features.
     pub(crate) fn logits(&self, features: &Features) -> Result<Vec<f32>, EvalError> {
         let values = self.standard.apply(features.values());
         let x = Features::new(values, features.width(), features.labels().to_vec());
-        let mut logits = Vec::with_capacity(x.len() * self.heads.classes);
-        for start in (0..x.len()).step_by(4096) {
-            let block = x.block(start..x.len().min(start + 4096), &self.heads.device);
-            logits.extend(host(self.heads.logits(block))?);
-        }
-        Ok(logits)
+        self.heads.all_logits(&x)
     }
-}
-
-fn host(tensor: Tensor<2>) -> Result<Vec<f32>, EvalError> {
-    tensor.try_into_vec_as::<f32>().map_err(EvalError::Device)
 }
 
 /// Rows to fit on and rows held out, the same share of each class; a class's only image is fitted on.
@@ -201,123 +193,6 @@ fn hold_out(labels: &[u32], classes: usize, share: f64, seed: u64) -> (Vec<u32>,
     fitting.sort_unstable();
     held.sort_unstable();
     (fitting, held)
-}
-
-/// `H` linear heads as one.
-#[derive(Debug)]
-struct Heads {
-    /// `[F, H*C]`.
-    weight: Tensor<2>,
-    /// `[1, H*C]`.
-    bias: Tensor<2>,
-    weight_velocity: Tensor<2>,
-    bias_velocity: Tensor<2>,
-    /// `[1, H*C]`: each column's rate at the peak, and its decay.
-    lr: Tensor<2>,
-    decay: Tensor<2>,
-    classes: usize,
-    heads: usize,
-    device: Device,
-}
-
-impl Heads {
-    /// Heads at zero, where each class is as likely; a convex problem needs no random beginning.
-    fn new(features: usize, classes: usize, grid: &[(f64, f64)], device: &Device) -> Self {
-        let columns = grid.len() * classes;
-        let spread = |value: fn(&(f64, f64)) -> f64| {
-            let values: Vec<f32> =
-                grid.iter().flat_map(|pair| vec![value(pair) as f32; classes]).collect();
-            Tensor::<2>::from_data(TensorData::new(values, [1, columns]), device)
-        };
-        Self {
-            weight: Tensor::zeros([features, columns], device),
-            bias: Tensor::zeros([1, columns], device),
-            weight_velocity: Tensor::zeros([features, columns], device),
-            bias_velocity: Tensor::zeros([1, columns], device),
-            lr: spread(|pair| pair.0),
-            decay: spread(|pair| pair.1),
-            classes,
-            heads: grid.len(),
-            device: device.clone(),
-        }
-    }
-
-    /// `[N, F]` to `[N, H*C]`.
-    fn logits(&self, x: Tensor<2>) -> Tensor<2> {
-        x.matmul(self.weight.clone()) + self.bias.clone()
-    }
-
-    fn train(
-        &mut self,
-        features: &Features,
-        rows: &[u32],
-        batch: usize,
-        config: &CachedConfig,
-        seed: u64,
-        progress: &mut Progress,
-    ) -> Result<(), EvalError> {
-        let steps = rows.len() / batch;
-        let epochs = config.epochs as f64;
-        let shape = WarmupCosine { lr: 1.0, min_lr: 0.0, warmup_epochs: 0.0, epochs };
-        let mut order = rows.to_vec();
-        for epoch in 0..config.epochs {
-            let count = order.len();
-            Draws::new(seed, epoch as u64, 0, ORDER).shuffle_front(&mut order, count);
-            for (step, rows) in order.chunks_exact(batch).enumerate() {
-                let (x, y) = features.gather(rows, &self.device);
-                let share = shape.at(epoch as f64 + step as f64 / steps as f64);
-                self.step(x, y, share, config.momentum);
-            }
-            progress.line(|| {
-                let heads = self.heads;
-                format!("linear probe: {heads} heads, epoch {} / {}", epoch + 1, config.epochs)
-            });
-        }
-        let finite = host(self.weight.clone())?.iter().any(|value| value.is_finite());
-        if finite {
-            Ok(())
-        } else {
-            Err(EvalError::Diverged { epoch: config.epochs - 1, lr: config.lrs[0] })
-        }
-    }
-
-    /// One step of every head: with `p` the softmax, `G = (p - onehot) / N`; `g = x^T G + decay W`;
-    /// `v = momentum v + g`; `W = W - lr (g + momentum v)`.
-    fn step(&mut self, x: Tensor<2>, labels: Tensor<1, Int>, share: f64, momentum: f64) {
-        let n = x.dims()[0];
-        let logits = self.logits(x.clone()).reshape([n, self.heads, self.classes]); // [N, H, C]
-        // e^-60 is zero beside one, and smaller numbers become subnormal, which CPUs are slow at.
-        let p = log_softmax(logits, 2).clamp_min(-60.0).exp();
-        let range = Tensor::<1, Int>::arange(0..self.classes as i64, &self.device);
-        let wanted = labels.reshape([n, 1, 1]).expand([n, 1, self.classes]);
-        let target = range.reshape([1, 1, self.classes]).expand([n, 1, self.classes]).equal(wanted);
-        let gradient = (p - target.float()) / n as f64; // [N, H, C]
-        let gradient = gradient.reshape([n, self.heads * self.classes]); // [N, H*C]
-        let rate = self.lr.clone() * share;
-        let g = x.transpose().matmul(gradient.clone()) + self.weight.clone() * self.decay.clone();
-        self.weight_velocity = self.weight_velocity.clone() * momentum + g.clone();
-        self.weight =
-            self.weight.clone() - (g + self.weight_velocity.clone() * momentum) * rate.clone();
-        let g = gradient.sum_dim(0); // [1, H*C]
-        self.bias_velocity = self.bias_velocity.clone() * momentum + g.clone();
-        self.bias = self.bias.clone() - (g + self.bias_velocity.clone() * momentum) * rate;
-    }
-
-    /// Hits of each head.
-    fn tallies(&self, features: &Features, rows: &[u32]) -> Result<Vec<Tally>, EvalError> {
-        let mut tallies = vec![Tally::default(); self.heads];
-        for rows in rows.chunks(4096) {
-            let (x, _) = features.gather(rows, &self.device);
-            let logits = host(self.logits(x))?;
-            for (row, scores) in rows.iter().zip(logits.chunks_exact(self.heads * self.classes)) {
-                let label = &features.labels()[*row as usize..][..1];
-                for (tally, scores) in tallies.iter_mut().zip(scores.chunks_exact(self.classes)) {
-                    tally.add_scores(scores, label);
-                }
-            }
-        }
-        Ok(tallies)
-    }
 }
 
 #[cfg(test)]
@@ -356,20 +231,6 @@ mod tests {
             let measured = measure(&toy(300, name), &toy(90, name), &config());
             assert_eq!(measured.scores[0].values, [1.0, 1.0]);
         }
-    }
-
-    #[test]
-    fn heads_do_not_see_each_other() {
-        let toy = toy(96, [0, 1, 2]);
-        let rows: Vec<u32> = (0..96).collect();
-        let weights = |grid: &[(f64, f64)]| {
-            let mut heads = Heads::new(4, 3, grid, &Device::default());
-            heads.train(&toy, &rows, 16, &config(), 0, &mut Progress::silent()).unwrap();
-            host(heads.weight).unwrap()
-        };
-        let (pair, alone) = (weights(&[(0.5, 0.0), (0.02, 1e-3)]), weights(&[(0.02, 1e-3)]));
-        let second = pair.chunks_exact(6).flat_map(|row| &row[3..]);
-        assert!(second.zip(&alone).all(|(a, b)| (a - b).abs() < 1e-5), "{pair:?} {alone:?}");
     }
 
     #[test]

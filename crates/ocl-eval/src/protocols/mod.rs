@@ -17,7 +17,7 @@ use serde_json::Value;
 pub use centroid::{CentroidConfig, centroid};
 pub use clustering::{ClusteringConfig, adjusted_rand, clustering, normalised_information};
 pub use few_shot::{FewShotConfig, few_shot};
-pub use knn::{KnnConfig, Neighbour, knn, nearest};
+pub use knn::{KnnConfig, knn};
 pub use linear_cached::{CachedConfig, linear_cached};
 pub use linear_mae::{MaeConfig, default_batch, linear_mae};
 pub use retrieval::{RetrievalConfig, retrieval};
