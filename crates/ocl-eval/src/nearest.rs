@@ -1,5 +1,6 @@
 //! The features nearest to a query, by cosine.
 
+use std::cmp::Ordering;
 use std::ops::Range;
 
 use burn::tensor::{Device, Tensor};
@@ -19,10 +20,10 @@ pub struct Neighbour {
     pub row: u32,
 }
 
-/// Queries of a block of similarities: 256 by 2,048 floats stay in a core's cache.
-const QUERIES: usize = 256;
+/// Queries of a block of similarities: 512 by 1,024 floats stay in a core's cache.
+const QUERIES: usize = 512;
 /// Bank rows of a block of similarities.
-const BANK: usize = 2048;
+const BANK: usize = 1024;
 
 /// The `k` most similar bank rows of each query by cosine, best first; of equals the lower row.
 ///
@@ -55,7 +56,7 @@ fn nearest_on_host(bank: &Features, queries: &Features, k: usize) -> Vec<Vec<Nei
     let width = bank.width();
     let unit_bank = matrix::unit_rows(bank.values(), width);
     let unit_queries = matrix::unit_rows(queries.values(), width);
-    let mut best = vec![Vec::with_capacity(k.min(bank.len()) + 1); queries.len()];
+    let mut best = vec![Best::new(k.min(bank.len())); queries.len()];
     best.par_chunks_mut(QUERIES).zip(unit_queries.par_chunks(QUERIES * width)).for_each(
         |(best, queries)| {
             let mut block = vec![0.0; best.len() * BANK];
@@ -65,12 +66,12 @@ fn nearest_on_host(bank: &Features, queries: &Features, k: usize) -> Vec<Vec<Nei
                 let (queries, bank) = (Matrix::new(queries, width), Matrix::new(bank, width));
                 matrix::product(queries, bank.transpose(), block, Threads::One);
                 for (best, row) in best.iter_mut().zip(block.chunks_exact(columns.len())) {
-                    merge(best, row, columns.start as u32, k);
+                    best.take(row, columns.start as u32);
                 }
             }
         },
     );
-    best
+    best.into_par_iter().map(Best::sorted).collect()
 }
 
 fn nearest_on_device(
@@ -80,7 +81,7 @@ fn nearest_on_device(
     device: &Device,
     progress: &mut Progress,
 ) -> Result<Vec<Vec<Neighbour>>, EvalError> {
-    let mut best = vec![Vec::with_capacity(k.min(bank.len()) + 1); queries.len()];
+    let mut best = vec![Best::new(k.min(bank.len())); queries.len()];
     let blocks: Vec<(Range<usize>, Tensor<2>)> = blocks(queries.len(), QUERIES)
         .map(|rows| (rows.clone(), unit_rows(queries.block(rows, device))))
         .collect(); // [Q, D] each
@@ -91,11 +92,11 @@ fn nearest_on_device(
             let similarities = queries.clone().matmul(bank_block.clone()); // [Q, B]
             let data = similarities.try_into_vec_as::<f32>().map_err(EvalError::Device)?;
             let rows = data.par_chunks_exact(columns.len()).zip(&mut best[rows.clone()]);
-            rows.for_each(|(row, best)| merge(best, row, columns.start as u32, k));
+            rows.for_each(|(row, best)| best.take(row, columns.start as u32));
         }
         progress.images("k-NN, bank", columns.end, bank.len());
     }
-    Ok(best)
+    Ok(best.into_par_iter().map(Best::sorted).collect())
 }
 
 /// `0..total` in ranges of at most `size`.
@@ -109,31 +110,69 @@ fn unit_rows(x: Tensor<2>) -> Tensor<2> {
     x / length
 }
 
-/// Takes one query's similarities to bank rows from `offset` on into its best. Almost every similarity is
-/// below the k-th so far: whole groups are passed over by their maximum, which the compiler turns into
-/// vector instructions.
-fn merge(best: &mut Vec<Neighbour>, row: &[f32], offset: u32, k: usize) {
-    const GROUP: usize = 32;
-    let mut floor = if best.len() == k { best[k - 1].similarity } else { f32::NEG_INFINITY };
-    for (group, values) in row.chunks(GROUP).enumerate() {
-        let most =
-            values.iter().fold(f32::NEG_INFINITY, |most, &v| if v > most { v } else { most });
-        if most <= floor && best.len() == k {
-            continue;
-        }
-        for (i, &similarity) in values.iter().enumerate() {
-            // Rows come in rising order, so an equal one later does not displace an earlier one.
-            if best.len() == k && similarity <= floor {
+/// The best of one query so far.
+#[derive(Clone, Debug)]
+struct Best {
+    k: usize,
+    /// The best `k`, and others that may be among them, in no order.
+    found: Vec<Neighbour>,
+    /// What is not above it is not among the best `k`.
+    floor: f32,
+}
+
+impl Best {
+    fn new(k: usize) -> Self {
+        Self { k, found: Vec::with_capacity(Self::room(k)), floor: f32::NEG_INFINITY }
+    }
+
+    /// As many again as are wanted: putting them in order once in a while costs less than keeping it.
+    fn room(k: usize) -> usize {
+        2 * k.max(16)
+    }
+
+    /// Takes similarities to bank rows from `offset` on. Rows come in rising order, so an equal one later does
+    /// not displace an earlier one. Almost every similarity is below the floor: whole groups are passed over
+    /// by comparisons without branches, which the compiler turns into vector instructions.
+    fn take(&mut self, row: &[f32], offset: u32) {
+        const GROUP: usize = 16;
+        for (group, values) in row.chunks(GROUP).enumerate() {
+            if !values.iter().fold(false, |any, &value| any | (value > self.floor)) {
                 continue;
             }
-            let place = best.partition_point(|other| other.similarity >= similarity);
-            let row = offset + (group * GROUP + i) as u32;
-            best.insert(place, Neighbour { similarity, row });
-            best.truncate(k);
-            if best.len() == k {
-                floor = best[k - 1].similarity;
+            for (i, &similarity) in values.iter().enumerate() {
+                if similarity <= self.floor {
+                    continue;
+                }
+                if self.found.len() == Self::room(self.k) {
+                    self.drop_rest();
+                }
+                let row = offset + (group * GROUP + i) as u32;
+                self.found.push(Neighbour { similarity, row });
             }
         }
+    }
+
+    /// Keeps the best `k`.
+    fn drop_rest(&mut self) {
+        if self.found.len() > self.k {
+            self.found.select_nth_unstable_by(self.k - 1, Neighbour::order);
+            self.found.truncate(self.k);
+            self.floor = self.found[self.k - 1].similarity;
+        }
+    }
+
+    /// The best `k`, best first.
+    fn sorted(mut self) -> Vec<Neighbour> {
+        self.drop_rest();
+        self.found.sort_unstable_by(Neighbour::order);
+        self.found
+    }
+}
+
+impl Neighbour {
+    /// The more similar first; of equals the lower row.
+    fn order(&self, other: &Self) -> Ordering {
+        other.similarity.total_cmp(&self.similarity).then(self.row.cmp(&other.row))
     }
 }
 
@@ -199,6 +238,7 @@ mod tests {
     #[test]
     fn of_equals_the_lower_row_comes_first() {
         let row = [0.6, 0.8, 0.0, 0.1];
+        // More than are kept before the rest is dropped.
         let bank = Features::new(row.repeat(100), 4, vec![0; 100]);
         let query = Features::new(row.to_vec(), 4, vec![0]);
         let rows: Vec<u32> = find(&bank, &query, 7)[0].iter().map(|n| n.row).collect();
