@@ -6,6 +6,9 @@ use super::PRECISION_BITS;
 
 /// The bicubic filter reaches two pixels to each side.
 const SUPPORT: f64 = 2.0;
+/// Zeros behind the last position's bytes.
+#[cfg(target_arch = "x86_64")]
+const BEHIND: usize = 16;
 
 /// The taps of each output position along one side, computed when first needed.
 #[derive(Debug, Default)]
@@ -18,6 +21,10 @@ pub(super) struct Axis {
     spans: Vec<(u32, u32)>,
     /// `[after, stride]`.
     weights: Vec<i32>,
+    /// Weights as bytes, where the processor has a use for them: of each group of four taps and each of
+    /// three bytes, those of all output positions, and zeros behind the last.
+    #[cfg(target_arch = "x86_64")]
+    split: Vec<i32>,
     /// Weights before rounding, of one output position.
     exact: Vec<f64>,
 }
@@ -33,6 +40,12 @@ impl Axis {
             self.spans.clear();
             self.spans.resize(after as usize, (0, 0));
             self.weights.resize(after as usize * self.stride, 0);
+            #[cfg(target_arch = "x86_64")]
+            if super::avx512::serves(self) {
+                let len = self.stride.div_ceil(4) * 3 * (after as usize + BEHIND);
+                self.split.clear();
+                self.split.resize(len, 0);
+            }
         }
         for output in outputs {
             if self.spans[output as usize].1 == 0 {
@@ -57,6 +70,24 @@ impl Axis {
             *weight = (scaled + 0.5f64.copysign(scaled)) as i32;
         }
         self.spans[output as usize] = (first, end - first);
+        #[cfg(target_arch = "x86_64")]
+        if super::avx512::serves(self) {
+            let len = self.spans.len() + BEHIND;
+            let weights = &self.weights[output as usize * self.stride..][..self.exact.len()];
+            for (group, weights) in weights.chunks(4).enumerate() {
+                for (part, four) in (0..).zip(super::avx512::split(weights)) {
+                    self.split[(group * 3 + part) * len + output as usize] = four;
+                }
+            }
+        }
+    }
+
+    /// The bytes `part` of the weights of the four taps `group`, of this output position and those that
+    /// follow it.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn split(&self, group: usize, part: usize, output: u32) -> &[i32; BEHIND] {
+        let at = (group * 3 + part) * (self.spans.len() + BEHIND) + output as usize;
+        self.split[at..].first_chunk().expect("as many follow the last position")
     }
 
     /// The most taps that any output position may have.

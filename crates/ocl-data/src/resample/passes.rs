@@ -16,6 +16,11 @@ pub(super) struct Rows<'a> {
 /// Makes the output columns `xs` of as many rows as fit into `out`, `[rows, xs, 3]`.
 pub(super) fn horizontal(columns: &Axis, xs: Range<u32>, from: Rows, out: &mut [u8]) {
     #[cfg(target_arch = "x86_64")]
+    if super::avx512::serves(columns) {
+        // SAFETY: the processor has just been found to have what this needs.
+        return unsafe { super::avx512::horizontal(columns, xs, from, out) };
+    }
+    #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") && columns.most_taps() <= super::avx2::MAX_TAPS {
         // SAFETY: the processor has just been found to have AVX2.
         return unsafe { super::avx2::horizontal(columns, xs, from, out) };
@@ -25,6 +30,11 @@ pub(super) fn horizontal(columns: &Axis, xs: Range<u32>, from: Rows, out: &mut [
 
 /// Makes the output rows `ys` of `row_len` bytes each into `out`.
 pub(super) fn vertical(rows: &Axis, ys: Range<u32>, from: Rows, out: &mut [u8], row_len: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if super::avx512::serves(rows) {
+        // SAFETY: the processor has just been found to have what this needs.
+        return unsafe { super::avx512::vertical(rows, ys, from, out, row_len) };
+    }
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") && rows.most_taps() <= super::avx2::MAX_TAPS {
         // SAFETY: the processor has just been found to have AVX2.
@@ -77,13 +87,43 @@ mod tests {
     use super::*;
     use crate::random::Draws;
 
-    /// On a processor with AVX2 the plain passes would otherwise never run.
+    type Horizontal = fn(&Axis, Range<u32>, Rows, &mut [u8]);
+    type Vertical = fn(&Axis, Range<u32>, Rows, &mut [u8], usize);
+
+    /// The usual path first, then those that are for processors like this one.
+    fn wide_passes(axis: &Axis) -> Vec<(Horizontal, Vertical)> {
+        let mut passes: Vec<(Horizontal, Vertical)> = vec![(horizontal, vertical)];
+        #[cfg(target_arch = "x86_64")]
+        {
+            use crate::resample::{avx2, avx512};
+            if is_x86_feature_detected!("avx2") && axis.most_taps() <= avx2::MAX_TAPS {
+                // SAFETY: the processor has just been found to have AVX2.
+                passes.push((
+                    |a, b, c, d| unsafe { avx2::horizontal(a, b, c, d) },
+                    |a, b, c, d, e| unsafe { avx2::vertical(a, b, c, d, e) },
+                ));
+            }
+            if avx512::serves(axis) {
+                // SAFETY: the processor has just been found to have what this needs.
+                passes.push((
+                    |a, b, c, d| unsafe { avx512::horizontal(a, b, c, d) },
+                    |a, b, c, d, e| unsafe { avx512::vertical(a, b, c, d, e) },
+                ));
+            }
+        }
+        passes
+    }
+
+    /// On a processor with wide instructions the plain passes would otherwise never run.
     #[test]
     fn wide_and_plain_passes_are_equal() {
-        for case in 0..300 {
+        let mut served = 0;
+        for case in 0..600 {
             let mut draws = Draws::new(2, 0, case, 300);
-            let (before, after) = (1 + draws.below(80), 1 + draws.below(60));
-            let (mut axis, other) = (Axis::default(), 1 + draws.below(30) as usize);
+            // Up to far smaller than any wide pass serves.
+            let most = if case % 3 == 0 { 400 } else { 80 };
+            let (before, after) = (1 + draws.below(most), 1 + draws.below(60));
+            let (mut axis, other) = (Axis::default(), 1 + draws.below(90) as usize);
             let start = draws.below(after);
             let outputs = start..start + 1 + draws.below(after - start);
             axis.prepare(before, after, outputs.clone());
@@ -97,20 +137,26 @@ mod tests {
 
             let pixels_across = pixels(other * needed.len() * 3);
             let stride = needed.len() * 3;
-            let from = Rows { pixels: &pixels_across, stride, first: needed.start };
-            let mut wide = vec![0; other * outputs.len() * 3];
-            let mut plain = wide.clone();
-            horizontal(&axis, outputs.clone(), from, &mut wide);
-            horizontal_plain(&axis, outputs.clone(), from, &mut plain);
-            assert!(wide == plain, "case {case}: {before} to {after}, columns {outputs:?}");
-
+            let across = Rows { pixels: &pixels_across, stride, first: needed.start };
+            let mut plain_across = vec![0; other * outputs.len() * 3];
+            horizontal_plain(&axis, outputs.clone(), across, &mut plain_across);
             let pixels_down = pixels(other * needed.len());
-            let from = Rows { pixels: &pixels_down, stride: other, first: needed.start };
-            let mut wide = vec![0; other * outputs.len()];
-            let mut plain = wide.clone();
-            vertical(&axis, outputs.clone(), from, &mut wide, other);
-            vertical_plain(&axis, outputs.clone(), from, &mut plain, other);
-            assert!(wide == plain, "case {case}: {before} to {after}, rows {outputs:?}");
+            let down = Rows { pixels: &pixels_down, stride: other, first: needed.start };
+            let mut plain_down = vec![0; other * outputs.len()];
+            vertical_plain(&axis, outputs.clone(), down, &mut plain_down, other);
+
+            let passes = wide_passes(&axis);
+            served += passes.len();
+            for (number, (horizontal, vertical)) in passes.into_iter().enumerate() {
+                let place = format!("case {case}: {before} to {after}, {outputs:?}, pass {number}");
+                let mut wide = vec![0; plain_across.len()];
+                horizontal(&axis, outputs.clone(), across, &mut wide);
+                assert!(wide == plain_across, "{place}, columns");
+                let mut wide = vec![0; plain_down.len()];
+                vertical(&axis, outputs.clone(), down, &mut wide, other);
+                assert!(wide == plain_down, "{place}, rows");
+            }
         }
+        assert!(served >= 600);
     }
 }
