@@ -34,6 +34,7 @@ mod decode;
 mod error;
 mod geometry;
 mod loader;
+mod normalise;
 mod pack;
 mod patchify;
 mod pixels;

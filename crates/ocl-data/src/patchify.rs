@@ -1,6 +1,7 @@
 //! From 8-bit pixels to normalised patches.
 
 use crate::geometry::{Geometry, Normalisation};
+use crate::normalise::Normaliser;
 use crate::pixels::RgbImage;
 
 /// Cuts a picture of `geometry.image_px` squared into patches: `[L, P * P * 3]`, patches in row-major
@@ -17,11 +18,11 @@ pub fn patchify(image: &RgbImage, geometry: Geometry, normalisation: &Normalisat
         side,
         "the picture is not of the geometry's size"
     );
-    let table = normalisation.table();
-    let mut patches = Vec::with_capacity(geometry.patches() * geometry.patch_len());
-    for position in 0..geometry.patches() as u32 {
-        let cut = PatchCut { grid_patch: position, geometry, flipped: false };
-        cut.write(&image.pixels, &table, &mut patches);
+    let normaliser = Normaliser::new(normalisation);
+    let mut patches = vec![0.0; geometry.patches() * geometry.patch_len()];
+    for (grid_patch, patch) in (0..).zip(patches.chunks_exact_mut(geometry.patch_len())) {
+        let cut = PatchCut { grid_patch, geometry, flipped: false };
+        cut.write(&image.pixels, &normaliser, patch);
     }
     patches
 }
@@ -35,31 +36,13 @@ pub(crate) struct PatchCut {
 }
 
 impl PatchCut {
-    /// Appends the patch, cut from `pixels` (`[S, S, 3]`), normalised.
-    pub(crate) fn write(&self, pixels: &[u8], table: &[[f32; 3]; 256], out: &mut Vec<f32>) {
+    /// Writes the patch, cut from `pixels` (`[S, S, 3]`), normalised.
+    pub(crate) fn write(&self, pixels: &[u8], normaliser: &Normaliser, out: &mut [f32]) {
         let side = self.geometry.patch_px as usize;
         let grid = self.geometry.grid();
-        let row_len = self.geometry.image_px as usize * 3;
+        let stride = self.geometry.image_px as usize * 3;
         let (grid_y, grid_x) = (self.grid_patch as usize / grid, self.grid_patch as usize % grid);
-        for y in grid_y * side..(grid_y + 1) * side {
-            let row = &pixels[y * row_len + grid_x * side * 3..][..side * 3];
-            write_row(row, table, self.flipped, out);
-        }
-    }
-}
-
-/// Appends one row of pixels, normalised, from the right where `flipped`.
-pub(crate) fn write_row(row: &[u8], table: &[[f32; 3]; 256], flipped: bool, out: &mut Vec<f32>) {
-    let value = |pixel: &[u8]| {
-        [table[pixel[0] as usize][0], table[pixel[1] as usize][1], table[pixel[2] as usize][2]]
-    };
-    if flipped {
-        for pixel in row.rchunks_exact(3) {
-            out.extend_from_slice(&value(pixel));
-        }
-    } else {
-        for pixel in row.chunks_exact(3) {
-            out.extend_from_slice(&value(pixel));
-        }
+        let from = &pixels[grid_y * side * stride + grid_x * side * 3..];
+        normaliser.patch(from, stride, side * 3, self.flipped, out);
     }
 }

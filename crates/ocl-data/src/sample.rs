@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use crate::decode::{ImageHeader, PartDecoder};
 use crate::error::ImageError;
 use crate::loader::StageTimes;
-use crate::patchify::{PatchCut, write_row};
+use crate::normalise::Normaliser;
+use crate::patchify::PatchCut;
 use crate::pixels::RgbImage;
 use crate::random::{Purpose, draws};
 use crate::resample::{Resampler, Window};
@@ -17,7 +18,7 @@ use crate::view::{Crop, EvalView, Keep, TrainView, View, sample_crop};
 pub(crate) struct SampleMaker {
     view: View,
     seed: u64,
-    table: Box<[[f32; 3]; 256]>,
+    normaliser: Normaliser,
     decoder: PartDecoder,
     resampler: Resampler,
     bytes: Vec<u8>,
@@ -41,7 +42,7 @@ impl SampleMaker {
         SampleMaker {
             view,
             seed,
-            table: view.normalisation().table(),
+            normaliser: Normaliser::new(&view.normalisation()),
             decoder: PartDecoder::new(),
             resampler: Resampler::new(),
             bytes: Vec::new(),
@@ -55,16 +56,16 @@ impl SampleMaker {
         }
     }
 
-    /// Appends the kept patches of a sample (`[K, P * P * 3]`) and their positions (`[K]`).
+    /// Writes the kept patches of a sample (`[K, P * P * 3]`) and appends their positions (`[K]`).
     ///
     /// # Errors
-    /// If the image cannot be read; both are then as before.
+    /// If the image cannot be read; the positions are then as before.
     pub(crate) fn make(
         &mut self,
         source: &Source,
         epoch: u64,
         sample: u32,
-        patches: &mut Vec<f32>,
+        patches: &mut [f32],
         positions: &mut Vec<u32>,
     ) -> Result<(), ImageError> {
         self.stages.images += 1;
@@ -174,11 +175,12 @@ impl SampleMaker {
         width_px: u32,
         frame: &Frame,
         flipped: bool,
-        out: &mut Vec<f32>,
+        out: &mut [f32],
         clock: &mut Clock,
     ) {
         let geometry = self.view.geometry();
         let whole = self.made[0].width_px == geometry.image_px;
+        let mut places = out.chunks_exact_mut(geometry.patch_len());
         for part in &self.made {
             self.pixels.resize(part.width_px as usize * part.height_px as usize * 3, 0);
             self.resampler.part_of(pixels, width_px, &frame.window, part, &mut self.pixels);
@@ -186,16 +188,17 @@ impl SampleMaker {
             if whole {
                 break;
             }
-            for row in self.pixels.chunks_exact(geometry.patch_px as usize * 3) {
-                write_row(row, &self.table, flipped, out);
+            let row_len = geometry.patch_px as usize * 3;
+            if let Some(out) = places.next() {
+                self.normaliser.patch(&self.pixels, row_len, row_len, flipped, out);
             }
             clock.lap(&mut self.stages.normalise);
         }
         if whole {
-            for patch in &self.kept {
+            for (patch, out) in self.kept.iter().zip(places) {
                 let grid_patch = unmirrored(*patch, geometry.grid() as u32, flipped);
                 let cut = PatchCut { grid_patch, geometry, flipped };
-                cut.write(&self.pixels, &self.table, out);
+                cut.write(&self.pixels, &self.normaliser, out);
             }
             clock.lap(&mut self.stages.normalise);
         }

@@ -274,6 +274,59 @@ fn evaluation_leaves_bad_images_out() {
     assert_eq!(batches[0].samples, [24, 1, 2]);
 }
 
+/// Where images are missing those behind them move up, across the chunks of several workers too.
+#[test]
+fn the_images_left_are_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let bad = [0, 1, 17, 18, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 99];
+    let source = folder(dir.path(), 100, &bad);
+    let config = LoaderConfig {
+        batch: 70,
+        workers: 2,
+        order: Order::Sequential,
+        max_bad_share: 0.5,
+        ..LoaderConfig::default()
+    };
+    let good = (0..100).filter(|sample| !bad.contains(sample)).collect();
+    let whole = LoaderConfig { batch: 100, subset: Some(good), ..config.clone() };
+    let whole = run(&source, eval(), whole).remove(0);
+    let batches = run(&source, eval(), config);
+    let joined: Vec<f32> = batches.iter().flat_map(|batch| batch.patches.clone()).collect();
+    assert!(joined == whole.patches);
+    let joined: Vec<u32> = batches.iter().flat_map(|batch| batch.positions.clone()).collect();
+    assert_eq!(joined, whole.positions);
+}
+
+/// Memory given back is used again and shows nothing of what it held.
+#[test]
+fn batches_given_back_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = folder(dir.path(), 50, &[7, 30, 31]);
+    for (order, view) in [(Order::Shuffled, train(0.5)), (Order::Sequential, eval())] {
+        let config = LoaderConfig {
+            batch: 18,
+            workers: 2,
+            order,
+            epochs: 0..5,
+            max_bad_share: 0.5,
+            ..LoaderConfig::default()
+        };
+        let base = run(&source, view, config.clone());
+        let mut loader = Loader::start(Arc::clone(&source), view, config).unwrap();
+        // Another loader's batch will do as well.
+        loader.give_back(Batch { labels: vec![9], patches: vec![7.0; 9], ..Batch::default() });
+        let mut memory = HashSet::new();
+        for expected in &base {
+            let batch = loader.next().unwrap().unwrap();
+            assert!(batch == *expected);
+            memory.insert(batch.patches.as_ptr());
+            loader.give_back(batch);
+        }
+        assert!(loader.next().is_none());
+        assert!(memory.len() < base.len(), "{} of {}", memory.len(), base.len());
+    }
+}
+
 #[test]
 fn too_many_bad_images_stop_the_run() {
     let dir = tempfile::tempdir().unwrap();

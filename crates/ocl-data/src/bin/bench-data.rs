@@ -63,13 +63,18 @@ fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
     let config = LoaderConfig { batch, workers, epochs: 0..u64::MAX, ..LoaderConfig::default() };
     let mut loader = Loader::start(Arc::clone(&source), view, config)?;
     // Caches fill, threads start.
-    for _ in 0..2 {
-        loader.next().transpose()?;
+    for _ in 0..4 {
+        if let Some(batch) = loader.next().transpose()? {
+            loader.give_back(batch);
+        }
     }
     let (before, waited) = (loader.stage_times(), loader.wait_time());
     let (started, mut made) = (Instant::now(), 0u64);
     while images.map_or(started.elapsed().as_secs_f64() < secs, |images| made < images) {
-        made += loader.next().transpose()?.map_or(0, |batch| batch.images as u64);
+        if let Some(batch) = loader.next().transpose()? {
+            made += batch.images as u64;
+            loader.give_back(batch);
+        }
     }
     let elapsed = started.elapsed();
     let (after, waited) = (loader.stage_times(), loader.wait_time() - waited);

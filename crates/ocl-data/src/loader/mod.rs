@@ -1,13 +1,14 @@
 //! Batches in a fixed order, made by several threads.
 //!
 //! The consumer hands out chunks of batches, a few batches ahead and no more, and puts what comes back
-//! in order. All of the order is computed on the consumer's side; a worker knows only its chunk. There
-//! is no thread that waits for room in a channel, so none can be left hanging when the loader is
-//! dropped.
+//! in order. All of the order is computed on the consumer's side; a worker knows only its chunk, and
+//! writes it straight into the batch's memory. There is no thread that waits for room in a channel, so
+//! none can be left hanging when the loader is dropped.
 
 mod config;
 mod order;
 mod quarantine;
+mod room;
 mod stages;
 mod worker;
 
@@ -27,6 +28,7 @@ use crate::source::Source;
 use crate::view::View;
 use order::{BatchId, EpochOrder, batches_per_epoch};
 use quarantine::Quarantine;
+use room::Lent;
 use worker::{Chunk, Outcome, Task};
 
 /// Samples that a worker makes at a time: small enough that all workers share a batch, large enough
@@ -45,8 +47,8 @@ pub struct Loader {
     wanted: BatchId,
     ahead: BatchId,
     order: Option<Arc<EpochOrder>>,
-    /// How many chunks each batch under way consists of, from the wanted one on.
-    under_way: VecDeque<usize>,
+    /// The batches under way, from the wanted one on.
+    under_way: VecDeque<UnderWay>,
     /// Chunks by number; those that came before their turn wait here.
     early: BTreeMap<u64, Outcome>,
     next_chunk: u64,
@@ -58,9 +60,18 @@ pub struct Loader {
     quarantine: Quarantine,
     waited: Duration,
     stages: StageTimes,
-    /// Taken chunks, whose memory the next ones use.
+    /// Taken chunks and batches given back, whose memory the next ones use.
     spare: Vec<Chunk>,
+    spare_batches: Vec<Batch>,
     failed: bool,
+}
+
+/// A batch that workers fill.
+struct UnderWay {
+    /// Empty, but for its memory other than the patches'.
+    batch: Batch,
+    patches: Lent,
+    chunks: usize,
 }
 
 impl Loader {
@@ -105,6 +116,7 @@ impl Loader {
             waited: Duration::ZERO,
             stages: StageTimes::default(),
             spare: Vec::new(),
+            spare_batches: Vec::new(),
             failed: false,
             config,
         };
@@ -147,6 +159,15 @@ impl Loader {
         self.waited
     }
 
+    /// Takes the memory of a batch that is no longer needed, for the batches to come. Without this
+    /// every batch is made in new memory, which the system has to find and clear.
+    pub fn give_back(&mut self, batch: Batch) {
+        // More than this are never under way at once.
+        if self.spare_batches.len() <= BATCHES_AHEAD {
+            self.spare_batches.push(batch);
+        }
+    }
+
     /// Keeps the wanted batch and `BATCHES_AHEAD` more under way.
     fn hand_out(&mut self) {
         while self.under_way.len() <= BATCHES_AHEAD && self.ahead.epoch < self.config.epochs.end {
@@ -163,12 +184,18 @@ impl Loader {
             self.order = Some(Arc::clone(&order));
             let positions = self.ahead.positions(self.samples.len(), &self.config);
             let end = positions.end;
-            let mut chunks = 0;
-            for from in positions.step_by(CHUNK) {
+            let image_len = self.view.kept() * self.view.geometry().patch_len();
+            let mut batch = self.spare_batches.pop().unwrap_or_default();
+            let mut values = std::mem::take(&mut batch.patches);
+            values.resize(positions.len() * image_len, 0.0);
+            let (patches, pieces) = room::lend(values, CHUNK * image_len);
+            let chunks = pieces.len();
+            for (from, piece) in positions.step_by(CHUNK).zip(pieces) {
                 let task = Task {
                     number: self.handed_out,
                     positions: from..(from + CHUNK).min(end),
                     order: Arc::clone(&order),
+                    piece,
                     room: self.spare.pop().unwrap_or_default(),
                 };
                 if let Some(tasks) = &self.tasks {
@@ -176,9 +203,8 @@ impl Loader {
                     let _ = tasks.send(task);
                 }
                 self.handed_out += 1;
-                chunks += 1;
             }
-            self.under_way.push_back(chunks);
+            self.under_way.push_back(UnderWay { batch, patches, chunks });
             self.ahead = self.ahead.after(self.batches_per_epoch());
         }
     }
@@ -202,31 +228,37 @@ impl Loader {
     }
 
     fn next_batch(&mut self) -> Result<Option<Batch>, LoaderError> {
-        let Some(chunks) = self.under_way.pop_front() else { return Ok(None) };
-        let (kept, patch_len) = (self.view.kept(), self.view.geometry().patch_len());
-        let room = (chunks * CHUNK).min(self.config.batch);
-        let mut batch = Batch {
-            epoch: self.wanted.epoch,
-            index: self.wanted.index,
-            samples: Vec::with_capacity(room),
-            patches: Vec::with_capacity(room * kept * patch_len),
-            positions: Vec::with_capacity(room * kept),
-            kept,
-            patch_len,
-            ..Batch::default()
+        let Some(UnderWay { mut batch, patches, chunks }) = self.under_way.pop_front() else {
+            return Ok(None);
         };
-        for _ in 0..chunks {
+        (batch.epoch, batch.index) = (self.wanted.epoch, self.wanted.index);
+        (batch.kept, batch.patch_len) = (self.view.kept(), self.view.geometry().patch_len());
+        batch.samples.clear();
+        batch.positions.clear();
+        batch.labels.clear();
+        // Images that stand behind the place of one that could not be made: from, to and how many.
+        let mut moves = Vec::new();
+        for number in 0..chunks {
             let chunk = self.next_outcome()?;
             self.quarantine.note(&self.source, chunk.tried, &chunk.bad)?;
+            if batch.samples.len() < number * CHUNK {
+                moves.push((number * CHUNK, batch.samples.len(), chunk.samples.len()));
+            }
             batch.samples.extend_from_slice(&chunk.samples);
-            batch.patches.extend_from_slice(&chunk.patches);
             batch.positions.extend_from_slice(&chunk.positions);
             self.stages += chunk.stages;
             self.spare.push(chunk);
         }
         batch.images = batch.samples.len();
+        batch.patches = patches.back().expect("a worker that has answered has let go of its piece");
+        let image_len = batch.kept * batch.patch_len;
+        for (from, to, images) in moves {
+            let from = from * image_len;
+            batch.patches.copy_within(from..from + images * image_len, to * image_len);
+        }
+        batch.patches.truncate(batch.images * image_len);
         if let Some(labels) = self.source.labels() {
-            batch.labels = batch.samples.iter().map(|&sample| labels[sample as usize]).collect();
+            batch.labels.extend(batch.samples.iter().map(|&sample| labels[sample as usize]));
         }
         self.wanted = self.wanted.after(self.batches_per_epoch());
         self.hand_out();
@@ -245,7 +277,7 @@ impl Iterator for Loader {
         loop {
             match self.next_batch() {
                 // Every image of a batch of a sequential run may be unreadable.
-                Ok(Some(batch)) if batch.images == 0 => {}
+                Ok(Some(batch)) if batch.images == 0 => self.give_back(batch),
                 Ok(batch) => return batch.map(Ok),
                 Err(error) => {
                     self.failed = true;

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_channel::{Receiver, Sender};
 
 use super::order::EpochOrder;
+use super::room::Piece;
 use super::{LoaderConfig, Order, StageTimes};
 use crate::decode::panic_message;
 use crate::error::{ImageError, LoaderError};
@@ -26,6 +27,8 @@ pub(super) struct Task {
     /// Where in the epoch's order its samples stand.
     pub(super) positions: Range<usize>,
     pub(super) order: Arc<EpochOrder>,
+    /// Where the patches go, one image after the other.
+    pub(super) piece: Piece,
     /// A chunk that was taken, for its memory.
     pub(super) room: Chunk,
 }
@@ -36,11 +39,10 @@ pub(super) struct Outcome {
     pub(super) result: Result<Chunk, LoaderError>,
 }
 
-/// A made part of a batch.
+/// What is known of a made part of a batch beside its patches.
 #[derive(Default)]
 pub(super) struct Chunk {
     pub(super) samples: Vec<u64>,
-    pub(super) patches: Vec<f32>,
     pub(super) positions: Vec<u32>,
     pub(super) bad: Vec<(u32, ImageError)>,
     /// Samples looked at, readable or not.
@@ -52,7 +54,6 @@ impl Chunk {
     /// Empties it, keeping memory.
     fn clear(&mut self) {
         self.samples.clear();
-        self.patches.clear();
         self.positions.clear();
         self.bad.clear();
         (self.tried, self.stages) = (0, StageTimes::default());
@@ -72,13 +73,13 @@ pub(super) struct Context {
 /// Makes chunks until the loader stops or is gone.
 pub(super) fn run(context: Context) {
     let mut maker = SampleMaker::new(context.view, context.config.seed);
-    while let Ok(mut task) = context.tasks.recv() {
+    while let Ok(task) = context.tasks.recv() {
         if context.stopped() {
             return;
         }
-        let mut current = 0;
-        let made =
-            catch_unwind(AssertUnwindSafe(|| context.make(&mut maker, &mut task, &mut current)));
+        let (number, mut current) = (task.number, 0);
+        // The task goes along, so that its piece of the batch is given up before the answer is sent.
+        let made = catch_unwind(AssertUnwindSafe(|| context.make(&mut maker, task, &mut current)));
         let result = made.unwrap_or_else(|panic| {
             // Its buffers may be in any state.
             maker = SampleMaker::new(context.view, context.config.seed);
@@ -88,7 +89,7 @@ pub(super) fn run(context: Context) {
                 message: panic_message(panic.as_ref()),
             })
         });
-        if context.outcomes.send(Outcome { number: task.number, result }).is_err() {
+        if context.outcomes.send(Outcome { number, result }).is_err() {
             return;
         }
     }
@@ -103,33 +104,28 @@ impl Context {
     fn make(
         &self,
         maker: &mut SampleMaker,
-        task: &mut Task,
+        task: Task,
         current: &mut u32,
     ) -> Result<Chunk, LoaderError> {
-        let images = task.positions.len();
-        let (kept, patch_len) = (self.view.kept(), self.view.geometry().patch_len());
-        let mut chunk = std::mem::take(&mut task.room);
+        let Task { positions, order, mut piece, room: mut chunk, .. } = task;
+        let image_len = self.view.kept() * self.view.geometry().patch_len();
         chunk.clear();
-        chunk.samples.reserve(images);
-        chunk.patches.reserve(images * kept * patch_len);
-        chunk.positions.reserve(images * kept);
-        for position in task.positions.clone() {
+        let mut places = piece.values().chunks_exact_mut(image_len);
+        let mut place = places.next();
+        for position in positions {
             if self.stopped() {
                 // Nobody waits for this chunk any more.
                 return Ok(Chunk::default());
             }
-            let order = &task.order;
-            if self.make_one(maker, order, position, current, &mut chunk) {
-                continue;
-            }
-            if self.config.order == Order::Sequential {
-                continue;
-            }
-            let found = order
-                .substitutes(position)
-                .take(MAX_SUBSTITUTES)
-                .any(|other| self.make_one(maker, order, other, current, &mut chunk));
-            if !found {
+            // There are as many places as positions.
+            let Some(patches) = place.as_deref_mut() else { break };
+            let mut one = |at| self.make_one(maker, &order, at, current, patches, &mut chunk);
+            let made = one(position)
+                || self.config.order == Order::Shuffled
+                    && order.substitutes(position).take(MAX_SUBSTITUTES).any(one);
+            if made {
+                place = places.next();
+            } else if self.config.order == Order::Shuffled {
                 return Ok(chunk);
             }
         }
@@ -137,20 +133,20 @@ impl Context {
         Ok(chunk)
     }
 
-    /// Appends one sample to the chunk, or notes why it cannot be read.
+    /// Makes one sample's patches and adds it to the chunk, or notes why it cannot be read.
     fn make_one(
         &self,
         maker: &mut SampleMaker,
         order: &EpochOrder,
         position: usize,
         current: &mut u32,
+        patches: &mut [f32],
         chunk: &mut Chunk,
     ) -> bool {
         let sample = order.sample(position);
         *current = sample;
         chunk.tried += 1;
-        let (patches, positions) = (&mut chunk.patches, &mut chunk.positions);
-        match maker.make(&self.source, order.epoch, sample, patches, positions) {
+        match maker.make(&self.source, order.epoch, sample, patches, &mut chunk.positions) {
             Ok(()) => chunk.samples.push(u64::from(sample)),
             Err(error) => {
                 chunk.bad.push((sample, error));
