@@ -56,7 +56,7 @@ pub use protocols::{
 };
 pub use recipe::EvalRecipe;
 pub use report::{Findings, REPORT_LIMITS, Report, report};
-pub use results::{Circumstances, ResultRecord, append_results, results_file};
+pub use results::{Circumstances, ResultRecord, append_results, prepare_results, results_file};
 pub use subject::{
     Extraction, Material, Preparation, Run, Splits, Subject, default_encode_batch, features,
     geometry,

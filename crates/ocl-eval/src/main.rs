@@ -107,8 +107,13 @@ fn measure(
     for &protocol in protocols {
         let record = prepared.measure(protocol, recipe, seeds, &mut progress)?;
         // At once: the next protocol may take hours, or be interrupted.
-        append_results(&prepared.folder, std::slice::from_ref(&record))?;
+        let kept = append_results(&prepared.folder, std::slice::from_ref(&record));
         records.push(record);
+        if kept.is_err() {
+            // A full disk should not cost the figures.
+            print!("{}", results_text(&records));
+        }
+        kept?;
     }
     show(&records, &prepared.folder, common.json)
 }

@@ -8,7 +8,7 @@ use ocl_data::{Geometry, SourceKind};
 use ocl_eval::{
     Circumstances, EvalError, EvalRecipe, ExtractConfig, Extraction, Labelled, Material, Pool,
     Preparation, Progress, Protocol, ResultRecord, Run, Splits, Subject, WeightsRecord,
-    default_encode_batch, features,
+    default_encode_batch, features, prepare_results,
 };
 use ocl_model::{OpenOptions, preprocessing_beside, weights_file};
 
@@ -89,6 +89,7 @@ impl Prepared {
                 beside.unwrap_or(Path::new(".")).to_owned()
             }
         };
+        prepare_results(&folder)?;
         let how = Extraction {
             pool: args.pool.or(subject.vit().map(Pool::of)).unwrap_or_default(),
             encode_batch: args.encode_batch.unwrap_or_else(|| default_encode_batch(common.backend)),

@@ -139,6 +139,20 @@ pub fn results_file(folder: &Path) -> PathBuf {
     folder.join("results.jsonl")
 }
 
+/// Makes the folder if it is not there and sees whether results can be kept in it: before hours are spent on
+/// them.
+///
+/// # Errors
+/// [`EvalError::File`].
+pub fn prepare_results(folder: &Path) -> Result<(), EvalError> {
+    std::fs::create_dir_all(folder).map_err(|source| EvalError::File {
+        doing: "make the folder of results",
+        path: folder.to_owned(),
+        source,
+    })?;
+    append_results(folder, &[])
+}
+
 /// Appends each record as a line, all in one write: a reader never sees half a line, and lines of two
 /// evaluations at once do not mix.
 ///
@@ -207,8 +221,15 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_not_there_is_named() {
-        let error = append_results(Path::new("/nowhere/at/all"), &[record()]).unwrap_err();
-        assert!(error.to_string().contains("/nowhere/at/all/results.jsonl"));
+    fn a_folder_is_made_or_the_reason_is_named() {
+        let run = tempfile::tempdir().unwrap();
+        let folder = run.path().join("a/b");
+        prepare_results(&folder).unwrap();
+        append_results(&folder, &[record()]).unwrap();
+        let file = results_file(&folder);
+        let error = prepare_results(&file).unwrap_err().to_string();
+        assert!(error.contains("results.jsonl"), "{error}");
+        let error = append_results(&file, &[record()]).unwrap_err().to_string();
+        assert!(error.contains("results.jsonl/results.jsonl"), "{error}");
     }
 }
