@@ -7,8 +7,9 @@ use super::bits::Bits;
 
 /// Bits looked at in one look-up. 4,096 entries keep all tables of a file in the first-level cache.
 const LOOK: u32 = 12;
-/// Bits of the table for codes alone, which serves what is longer than `LOOK` with its value.
-const CODE_LOOK: u32 = 9;
+/// Set in the length of a single symbol whose value reaches beyond `LOOK` bits; the length is then the
+/// code's alone, and 0 where not even that is known.
+const SPLIT: u32 = 0x80;
 /// Added to the advance by an end-of-block.
 pub(super) const END: u32 = 64;
 /// An advance that ends every loop: the look-up could not say.
@@ -25,12 +26,13 @@ pub(super) struct Symbol {
 
 /// A table of one class, DC or AC.
 pub(super) struct Table {
-    /// Value, advance and length: 16, 8 and 8 bits; 0 where `LOOK` bits do not hold the symbol.
+    /// Value, advance and length: 16, 8 and 8 bits; with `SPLIT`, the value's size in its place.
     single: Box<[u32; 1 << LOOK]>,
-    /// Advance and length of as many symbols as `LOOK` bits hold: 8 and 8 bits.
+    /// Advance and length of as many symbols as `LOOK` bits hold the codes of: 8 and 8 bits. The last
+    /// one's value may reach beyond these bits, since nobody wants to know it.
     many: Box<[u16; 1 << LOOK]>,
-    /// Symbol and length of a code: 8 and 8 bits; 0 where it is longer than `CODE_LOOK`.
-    codes: [u16; 1 << CODE_LOOK],
+    /// Symbol and length of a code: 8 and 8 bits; 0 where it is longer than `LOOK`.
+    codes: Box<[u16; 1 << LOOK]>,
     /// For each length, the first code beyond those of the length (left-aligned in 16 bits), and what
     /// added to a code gives the place of its symbol.
     beyond: [u32; 17],
@@ -42,9 +44,9 @@ pub(super) struct Table {
 impl Table {
     fn empty() -> Table {
         Table {
-            single: Box::new([0; 1 << LOOK]),
+            single: Box::new([SPLIT; 1 << LOOK]),
             many: Box::new([UNKNOWN; 1 << LOOK]),
-            codes: [0; 1 << CODE_LOOK],
+            codes: Box::new([0; 1 << LOOK]),
             beyond: [0; 17],
             offset: [0; 17],
             symbols: [0; 256],
@@ -55,7 +57,7 @@ impl Table {
     /// From the content of a table's definition: 16 counts, then the symbols. `None` if it is no code.
     fn fill(&mut self, definition: &[u8], is_dc: bool) -> Option<()> {
         let (counts, listed) = definition.split_at_checked(16)?;
-        self.single.fill(0);
+        self.single.fill(SPLIT);
         self.many.fill(UNKNOWN);
         self.codes.fill(0);
         self.is_dc = is_dc;
@@ -83,18 +85,20 @@ impl Table {
 
     /// Fills in all that one code leads to.
     fn enter(&mut self, code: u32, length: u32, symbol: u8) {
-        if length <= CODE_LOOK {
-            let spare = CODE_LOOK - length;
-            let from = (code << spare) as usize;
-            self.codes[from..from + (1 << spare)].fill(u16::from(symbol) << 8 | length as u16);
+        if length > LOOK {
+            return;
         }
-        let size = self.size(symbol);
+        let spare = LOOK - length;
+        let from = (code << spare) as usize;
+        self.codes[from..from + (1 << spare)].fill(u16::from(symbol) << 8 | length as u16);
+        let (size, advance) = (self.size(symbol), self.advance(symbol));
         if length + size > LOOK {
+            let entry = size << 16 | advance << 8 | SPLIT | length;
+            self.single[from..from + (1 << spare)].fill(entry);
             return;
         }
         let spare = LOOK - length - size;
         for bits in 0..1u32 << size {
-            let advance = self.advance(symbol);
             let value = extend(bits, size) as u16;
             let from = (((code << size) | bits) << spare) as usize;
             let entry = u32::from(value) << 16 | advance << 8 | (length + size);
@@ -102,22 +106,19 @@ impl Table {
         }
     }
 
-    /// Joins single entries as far as the bits reach.
+    /// Joins codes as far as the bits reach.
     fn combine(&mut self) {
         for bits in 0..1usize << LOOK {
             let (mut used, mut advance) = (0, 0);
-            loop {
-                let entry = self.single[bits << used & ((1 << LOOK) - 1)];
-                let length = entry & 0xFF;
+            while used < LOOK {
+                let entry = self.codes[bits << used & ((1 << LOOK) - 1)];
+                let (symbol, length) = ((entry >> 8) as u8, u32::from(entry & 0xFF));
                 // An end-of-block is the last, and the sum must stay below what means unknown.
-                if entry == 0 || used + length > LOOK || advance + 16 >= END {
+                if length == 0 || used + length > LOOK || advance + 16 >= END {
                     break;
                 }
-                used += length;
-                advance += entry >> 8 & 0xFF;
-                if advance >= END {
-                    break;
-                }
+                used += length + self.size(symbol);
+                advance += self.advance(symbol);
             }
             if used > 0 {
                 self.many[bits] = (advance << 8 | used) as u16;
@@ -144,27 +145,29 @@ impl Table {
     pub(super) fn next(&self, bits: &mut Bits) -> Option<Symbol> {
         bits.refill();
         let entry = self.single[bits.peek(LOOK)];
-        if entry == 0 {
+        let advance = entry >> 8 & 0xFF;
+        if entry & SPLIT == 0 {
+            bits.consume(entry & 0xFF);
+            return Some(Symbol { advance, value: (entry >> 16) as i16 });
+        }
+        let (length, size) = (entry & 0x7F, entry >> 16);
+        if length == 0 || size == 16 {
             return self.next_long(bits);
         }
-        bits.consume(entry & 0xFF);
-        Some(Symbol { advance: entry >> 8 & 0xFF, value: (entry >> 16) as i16 })
+        bits.consume(length);
+        let value = extend(bits.peek(size) as u32, size);
+        bits.consume(size);
+        Some(Symbol { advance, value })
     }
 
+    /// Of a code that is longer than what is looked at, or is none.
     #[inline(never)]
     fn next_long(&self, bits: &mut Bits) -> Option<Symbol> {
-        bits.refill();
-        let entry = self.codes[bits.peek(CODE_LOOK)];
-        let symbol = if entry != 0 {
-            bits.consume(u32::from(entry & 0xFF));
-            (entry >> 8) as u8
-        } else {
-            let sixteen = bits.peek(16) as u32;
-            let length = (CODE_LOOK + 1..=16).find(|&l| sixteen < self.beyond[l as usize])?;
-            bits.consume(length);
-            let place = (sixteen >> (16 - length)) as i32 + self.offset[length as usize];
-            *self.symbols.get(usize::try_from(place).ok()?)?
-        };
+        let sixteen = bits.peek(16) as u32;
+        let length = (1..=16).find(|&l| sixteen < self.beyond[l as usize])?;
+        bits.consume(length);
+        let place = (sixteen >> (16 - length)) as i32 + self.offset[length as usize];
+        let symbol = *self.symbols.get(usize::try_from(place).ok()?)?;
         let size = self.size(symbol);
         if size == 16 {
             return None;
@@ -180,8 +183,8 @@ impl Table {
         let mut place = 1;
         loop {
             bits.refill();
-            // Four look-ups take at most 48 of the 56 bits there are.
-            for _ in 0..4 {
+            // Two look-ups take at most 54 of the 56 bits there are: a value has up to 15.
+            for _ in 0..2 {
                 let entry = self.many[bits.peek(LOOK)];
                 let (advance, length) = (u32::from(entry >> 8), u32::from(entry & 0xFF));
                 let next = place + advance;
