@@ -1,6 +1,6 @@
 //! A pre-norm transformer block.
 
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::tensor::{Tensor, activation};
 
 use crate::config::VitConfig;
@@ -8,6 +8,7 @@ use crate::config::VitConfig;
 use crate::fused;
 use crate::init::Init;
 use crate::layers::{LayerNorm, LayerScale, Linear};
+use crate::precision::{Precision, assert_f32};
 
 /// Multi-head self-attention with a bias on queries, keys and values.
 #[derive(Module, Debug)]
@@ -34,14 +35,16 @@ impl Attention {
     /// `[B, T, D]` to `[B, T, D]`.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let tokens = x.dims()[1];
-        self.forward_queries(x, tokens)
+        self.forward_queries(x, tokens, Precision::F32)
     }
 
-    /// [`Attention::forward`] for the first `queries` tokens alone: `[B, T, D]` to `[B, Q, D]`.
-    fn forward_queries(&self, x: Tensor<3>, queries: usize) -> Tensor<3> {
+    /// [`Attention::forward`] for the first `queries` tokens alone: `[B, T, D]` to `[B, Q, D]`. Products are
+    /// computed in `precision`, softmax in f32.
+    fn forward_queries(&self, x: Tensor<3>, queries: usize, precision: Precision) -> Tensor<3> {
         let [b, t, d] = x.dims();
         let head = d / self.heads;
-        let qkv = self.qkv.forward(x).reshape([b, t, 3, self.heads, head]); // [B, T, 3, H, d]
+        let qkv = self.qkv.forward_in(precision, precision.factor(x));
+        let qkv = qkv.reshape([b, t, 3, self.heads, head]); // [B, T, 3, H, d]
         let qkv = qkv.permute([2, 0, 3, 1, 4]); // [3, B, H, T, d]
         let part = |i: usize| {
             qkv.clone().narrow(0, i, 1).reshape([b, self.heads, t, head]) // [B, H, T, d]
@@ -49,8 +52,10 @@ impl Attention {
         let (q, k, v) = (part(0).narrow(2, 0, queries), part(1), part(2));
         // Scaling the queries touches T x d values a head, scaling the scores T x T.
         let scores = q.mul_scalar((head as f64).powf(-0.5)).matmul(k.swap_dims(2, 3)); // [B, H, Q, T]
-        let mixed = activation::softmax(scores, 3).matmul(v); // [B, H, Q, d]
-        self.proj.forward(mixed.swap_dims(1, 2).reshape([b, queries, d])) // [B, Q, D]
+        let weights = activation::softmax(precision.result(scores), 3);
+        let mixed = precision.factor(weights).matmul(v); // [B, H, Q, d]
+        let mixed = mixed.swap_dims(1, 2).reshape([b, queries, d]); // [B, Q, D]
+        precision.result(self.proj.forward_in(precision, mixed))
     }
 }
 
@@ -75,7 +80,14 @@ impl Mlp {
     /// # Shapes
     /// `[B, T, D]` to `[B, T, D]`.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.fc2.forward(activation::gelu(self.fc1.forward(x)))
+        self.forward_in(Precision::F32, x)
+    }
+
+    /// [`Mlp::forward`] with products in `precision`, GELU in f32.
+    fn forward_in(&self, precision: Precision, x: Tensor<3>) -> Tensor<3> {
+        let hidden = precision.result(self.fc1.forward_in(precision, precision.factor(x)));
+        let active = precision.factor(activation::gelu(hidden));
+        precision.result(self.fc2.forward_in(precision, active))
     }
 }
 
@@ -88,10 +100,15 @@ pub struct Block {
     norm2: LayerNorm,
     mlp: Mlp,
     ls2: Option<LayerScale>,
+    /// Its place among the encoder's blocks, to be named by.
+    #[module(skip)]
+    index: usize,
+    #[module(skip)]
+    precision: Precision,
 }
 
 impl Block {
-    pub(crate) fn new(config: &VitConfig, init: &mut Init<'_>) -> Self {
+    pub(crate) fn new(config: &VitConfig, index: usize, init: &mut Init<'_>) -> Self {
         Self {
             norm1: LayerNorm::new(config.width, init),
             attn: Attention::new(config, init),
@@ -99,7 +116,14 @@ impl Block {
             norm2: LayerNorm::new(config.width, init),
             mlp: Mlp::new(config, init),
             ls2: None,
+            index,
+            precision: Precision::F32,
         }
+    }
+
+    /// The same block with its products in `precision`.
+    pub(crate) fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
     }
 
     /// Gives both branches a layer scale of ones, for weights that have them.
@@ -144,31 +168,59 @@ impl Block {
     /// [`Block::forward_plain`] with each residual branch times a number of each sequence, `[B, 1, 1]`: zero
     /// leaves a sequence's branch out, as stochastic depth does (arXiv 1603.09382).
     pub(crate) fn forward_branches(&self, x: Tensor<3>, [attn, mlp]: [Tensor<3>; 2]) -> Tensor<3> {
-        let branch = self.attn.forward(self.norm1.forward(x.clone()));
+        self.assert_types(&x);
+        let (tokens, precision) = (x.dims()[1], self.precision);
+        let branch = self.attn.forward_queries(self.norm1.forward(x.clone()), tokens, precision);
         let x = x + scaled(branch, &self.ls1) * attn;
-        let branch = self.mlp.forward(self.norm2.forward(x.clone()));
-        x + scaled(branch, &self.ls2) * mlp
+        let branch = self.mlp.forward_in(precision, self.norm2.forward(x.clone()));
+        self.checked(x + scaled(branch, &self.ls2) * mlp)
     }
 
     fn forward_queries(&self, x: Tensor<3>, queries: usize) -> Tensor<3> {
         #[cfg(feature = "flex")]
-        if fused::runs_on(&x.device()) && !self.has_layer_scale() {
+        if fused::runs_on(&x.device())
+            && !self.has_layer_scale()
+            && self.precision == Precision::F32
+        {
             return self.forward_queries_fused(x, queries);
         }
         self.forward_queries_plain(x, queries)
     }
 
     fn forward_queries_plain(&self, x: Tensor<3>, queries: usize) -> Tensor<3> {
+        self.assert_types(&x);
         let residual = x.clone().narrow(1, 0, queries); // [B, Q, D]
-        let attn = self.attn.forward_queries(self.norm1.forward(x), queries);
+        let attn = self.attn.forward_queries(self.norm1.forward(x), queries, self.precision);
         let x = residual + scaled(attn, &self.ls1);
-        x.clone() + scaled(self.mlp.forward(self.norm2.forward(x)), &self.ls2)
+        let mlp = self.mlp.forward_in(self.precision, self.norm2.forward(x.clone()));
+        self.checked(x + scaled(mlp, &self.ls2))
     }
 
-    #[cfg(feature = "flex")]
-    fn forward_queries_fused(&self, x: Tensor<3>, queries: usize) -> Tensor<3> {
+    /// The output, which is f32 if nothing in between was of a type that it should not be.
+    fn checked(&self, out: Tensor<3>) -> Tensor<3> {
+        assert_f32(out.dtype(), format_args!("output of block {}", self.index));
+        out
+    }
+
+    /// What comes in and what it meets: f32, all of it.
+    fn assert_types(&self, x: &Tensor<3>) {
+        let i = self.index;
+        assert_f32(x.dtype(), format_args!("input of block {i}"));
+        for vector in self.vectors() {
+            assert_f32(vector.dtype(), format_args!("a norm or bias of block {i}"));
+        }
+        for matrix in self.matrices() {
+            assert_f32(matrix.dtype(), format_args!("a weight of block {i}"));
+        }
+        for scale in [&self.ls1, &self.ls2].into_iter().flatten() {
+            assert_f32(scale.gamma.dtype(), format_args!("a layer scale of block {i}"));
+        }
+    }
+
+    /// Weights and biases of norms, biases of linear layers, in the order of the forward pass.
+    fn vectors(&self) -> [&Param<Tensor<1>>; 8] {
         let Self { norm1, attn, norm2, mlp, .. } = self;
-        let vectors = [
+        [
             &norm1.weight,
             &norm1.bias,
             &attn.qkv.bias,
@@ -177,13 +229,23 @@ impl Block {
             &norm2.bias,
             &mlp.fc1.bias,
             &mlp.fc2.bias,
-        ];
-        let matrices = [&attn.qkv.weight, &attn.proj.weight, &mlp.fc1.weight, &mlp.fc2.weight];
+        ]
+    }
+
+    /// Weights of linear layers, in the order of the forward pass.
+    fn matrices(&self) -> [&Param<Tensor<2>>; 4] {
+        let Self { attn, mlp, .. } = self;
+        [&attn.qkv.weight, &attn.proj.weight, &mlp.fc1.weight, &mlp.fc2.weight]
+    }
+
+    #[cfg(feature = "flex")]
+    fn forward_queries_fused(&self, x: Tensor<3>, queries: usize) -> Tensor<3> {
+        self.assert_types(&x);
         fused::fused_block(
             x,
-            vectors.map(|p| p.val()),
-            matrices.map(|p| p.val()),
-            attn.heads,
+            self.vectors().map(|p| p.val()),
+            self.matrices().map(|p| p.val()),
+            self.attn.heads,
             queries,
         )
     }
@@ -201,8 +263,7 @@ fn scaled(branch: Tensor<3>, scale: &Option<LayerScale>) -> Tensor<3> {
 mod tests {
     use super::*;
     use burn::module::ModuleVisitor;
-    use burn::module::Param;
-    use burn::tensor::{Device, Gradients, TensorData};
+    use burn::tensor::{DType, Device, FloatDType, Gradients, TensorData};
 
     fn wave<const D: usize>(shape: [usize; D], phase: f32, device: &Device) -> Tensor<D> {
         let values = (0..shape.iter().product()).map(|i| (i as f32 * 0.7 + phase).sin());
@@ -245,7 +306,7 @@ mod tests {
             let config =
                 VitConfig { image_px: 16, patch_px: 4, width: 24, depth: 1, heads, mlp_ratio: 4 };
             let mut init = Init::new(9, &device);
-            let mut block = Block::new(&config, &mut init);
+            let mut block = Block::new(&config, 0, &mut init);
             // No parameter at a special value: biases and norms too.
             let noise = |p: &Param<Tensor<1>>| {
                 p.clone().map(|t| {
@@ -268,6 +329,46 @@ mod tests {
             let fused = run(&block, &x, Block::forward_first);
             equal(&whole, &fused, &format!("{case}, first"));
         }
+    }
+
+    /// A block with no parameter at a special value, and an input for it.
+    fn some_block(device: &Device) -> (Block, Tensor<3>) {
+        let config =
+            VitConfig { image_px: 16, patch_px: 4, width: 24, depth: 1, heads: 2, mlp_ratio: 4 };
+        let block = Block::new(&config, 7, &mut Init::new(9, device));
+        (block, wave([5, 6, 24], 0.0, device))
+    }
+
+    #[test]
+    fn products_in_bf16_leave_f32_outside() {
+        let device = Device::flex().autodiff();
+        let (block, x) = some_block(&device);
+        let exact = run(&block, &x, Block::forward_plain);
+        let block = block.with_precision(Precision::Bf16);
+        assert_eq!(block.forward(x.clone()).dtype(), DType::F32);
+        let rounded = run(&block, &x, Block::forward);
+        for (i, (exact, rounded)) in exact.iter().zip(&rounded).enumerate() {
+            let apart: Vec<f32> = exact.iter().zip(rounded).map(|(a, b)| a - b).collect();
+            let norm = |v: &[f32]| v.iter().map(|v| f64::from(v * v)).sum::<f64>().sqrt();
+            let error = norm(&apart) / norm(exact);
+            assert!(error < 1e-2, "tensor {i} differs by {error}");
+        }
+        assert_ne!(exact[0], rounded[0], "nothing was rounded");
+    }
+
+    #[test]
+    #[should_panic(expected = "input of block 7: expected F32, got BF16")]
+    fn an_input_of_another_type_is_refused_by_name() {
+        let (block, x) = some_block(&Device::flex());
+        block.forward(x.cast(FloatDType::BF16));
+    }
+
+    #[test]
+    #[should_panic(expected = "a weight of block 7: expected F32, got BF16")]
+    fn a_parameter_of_another_type_is_refused_by_name() {
+        let (mut block, x) = some_block(&Device::flex());
+        block.mlp.fc2.weight = block.mlp.fc2.weight.map(|w| w.cast(FloatDType::BF16));
+        block.forward_plain(x);
     }
 
     fn equal(expected: &[Vec<f32>], got: &[Vec<f32>], case: &str) {

@@ -5,6 +5,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Tensor, module};
 
 use crate::init::Init;
+use crate::precision::Precision;
 
 /// `y = x W + b`.
 #[derive(Module, Debug)]
@@ -28,7 +29,17 @@ impl Linear {
     /// # Shapes
     /// `[.., inputs]` to `[.., outputs]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        module::linear(x, self.weight.val(), Some(self.bias.val()))
+        self.forward_in(Precision::F32, x)
+    }
+
+    /// [`Linear::forward`] of a factor of this precision; the result is of it too.
+    pub(crate) fn forward_in<const D: usize>(
+        &self,
+        precision: Precision,
+        x: Tensor<D>,
+    ) -> Tensor<D> {
+        let (weight, bias) = (self.weight.val(), self.bias.val());
+        module::linear(x, precision.factor(weight), Some(precision.factor(bias)))
     }
 }
 

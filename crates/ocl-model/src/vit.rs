@@ -8,6 +8,7 @@ use crate::config::{ConfigError, VitConfig};
 use crate::init::Init;
 use crate::layers::{LayerNorm, Linear};
 use crate::positions::sincos_table;
+use crate::precision::{Precision, assert_f32};
 
 /// The patch projection: on cut patches a convolution with stride P is a linear layer.
 #[derive(Module, Debug)]
@@ -43,6 +44,8 @@ pub struct Vit {
     pub(crate) pos_embed: Tensor<2>,
     #[module(skip)]
     pub(crate) config: VitConfig,
+    #[module(skip)]
+    precision: Precision,
 }
 
 impl Vit {
@@ -59,12 +62,26 @@ impl Vit {
             cls_token: Param::from_tensor(init.normal([1, 1, d], 0.02)),
             reg_token: None,
             patch_embed: PatchEmbed { proj: Linear::new(config.patch_len(), d, &mut init) },
-            blocks: (0..config.depth).map(|_| Block::new(config, &mut init)).collect(),
+            blocks: (0..config.depth).map(|i| Block::new(config, i, &mut init)).collect(),
             norm: Some(LayerNorm::new(d, &init)),
             fc_norm: None,
             pos_embed: init.tensor(sincos_table(d, grid), [1 + grid * grid, d]),
             config: config.clone(),
+            precision: Precision::F32,
         })
+    }
+
+    /// The same encoder with its matrix products in another precision. Parameters and features stay f32.
+    ///
+    /// # Panics
+    /// If the device has no such numbers; [`Precision::on`] tells.
+    #[must_use]
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        assert!(precision.exists_on(&self.device()), "the device does not compute in {precision}");
+        self.precision = precision;
+        let blocks = self.blocks.into_iter().map(|block| block.with_precision(precision));
+        self.blocks = blocks.collect();
+        self
     }
 
     /// The encoder's shape.
@@ -92,7 +109,12 @@ impl Vit {
         assert_eq!([n, k], positions.dims(), "positions: expected one for each patch");
         let rows = positions.reshape([n * k]).add_scalar(1); // row 0 is the class token's
         let places = self.pos_embed.clone().select(0, rows).reshape([n, k, self.config.width]);
-        self.patch_embed.proj.forward(patches) + places // [N, K, D]
+        let (proj, precision) = (&self.patch_embed.proj, self.precision);
+        for found in [patches.dtype(), proj.weight.dtype(), proj.bias.dtype(), places.dtype()] {
+            assert_f32(found, format_args!("patches and their projection"));
+        }
+        let tokens = precision.result(proj.forward_in(precision, precision.factor(patches)));
+        tokens + places // [N, K, D]
     }
 
     /// Puts the class token before each sequence, runs the blocks and the norm before pooling.

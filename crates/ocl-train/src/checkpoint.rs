@@ -206,7 +206,8 @@ pub(crate) fn load(
         Ok(bytes)
     };
     let (weights, optimizer) = (whole(WEIGHTS)?, whole(OPTIMIZER)?);
-    let vit = weights_from(&weights, &folder.join(WEIGHTS), &device.clone().autodiff())?;
+    let vit = weights_from(&weights, &folder.join(WEIGHTS), &device.clone().autodiff())?
+        .with_precision(plan.precision.on(device));
     let moments = read_optimizer(&optimizer).map_err(|reason| damaged(OPTIMIZER, reason))?;
     let mut trainer = Trainer::with(vit, &plan.method, plan.optimizer(moments, device));
     if let Some(decay) = plan.ema_decay {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use ocl_data::SourceKind;
+use ocl_model::Precision;
 
 use crate::backend::Backend;
 use crate::batching::Chunk;
@@ -68,6 +69,9 @@ pub struct PretrainArgs {
     /// Images in memory at once, or `auto`: as many as fit. On the CPU it changes no result
     #[arg(long, value_name = "N|auto")]
     pub chunk: Option<Chunk>,
+    /// What matrix products are computed in: f32 or bf16, on devices that have it
+    #[arg(long)]
+    pub precision: Option<Precision>,
     /// Same as --set train.seed=N
     #[arg(long)]
     pub seed: Option<u64>,
@@ -81,7 +85,7 @@ pub struct PretrainArgs {
     #[arg(long)]
     pub name: Option<String>,
     /// Continue the run in this folder
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "overrides", "epochs", "batch", "seed", "name", "data_kind"])]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "overrides", "epochs", "batch", "seed", "name", "data_kind", "precision"])]
     pub resume: Option<PathBuf>,
     /// Print the plan with its cost, and stop
     #[arg(long)]
@@ -110,6 +114,7 @@ impl PretrainArgs {
         add("batch.size", self.batch.map(|v| v.to_string()));
         add("batch.chunk", self.chunk.map(|v| v.to_string()));
         add("train.seed", self.seed.map(|v| v.to_string()));
+        add("train.precision", self.precision.map(|v| v.to_string()));
         add("data.workers", self.workers.map(|v| v.to_string()));
         all
     }

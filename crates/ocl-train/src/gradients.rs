@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleVisitor, Param};
 #[cfg(any(test, feature = "flex"))]
 use burn::tensor::TensorData;
-use burn::tensor::{Gradients, Tensor};
+use burn::tensor::{DType, Gradients, Tensor};
 #[cfg(any(test, feature = "flex"))]
 use rayon::prelude::*;
 
@@ -83,7 +83,11 @@ impl ModuleVisitor for Take {
     }
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = param.val().grad_remove(&mut self.gradients) {
-            self.by_name.insert(self.path.join("."), gradient.flatten(0, D - 1));
+            let name = self.path.join(".");
+            // GPUs do not check: an optimiser of f32 would read other numbers as garbage.
+            let found = gradient.dtype();
+            assert!(found == DType::F32, "gradient of {name}: expected F32, got {found:?}");
+            self.by_name.insert(name, gradient.flatten(0, D - 1));
         }
     }
 }

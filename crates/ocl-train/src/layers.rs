@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::recipe::Recipe;
 
 /// Every key of a recipe, for suggestions and for refusing the rest.
-const KEYS: [&str; 47] = [
+const KEYS: [&str; 48] = [
     "data.path",
     "data.kind",
     "data.image_px",
@@ -44,6 +44,7 @@ const KEYS: [&str; 47] = [
     "batch.chunk",
     "batch.grain",
     "train.seed",
+    "train.precision",
     "train.checkpoint_every_epochs",
     "train.keep_checkpoints",
     "train.keep_every_epochs",
@@ -240,6 +241,7 @@ mod tests {
     use super::*;
     use crate::batching::Chunk;
     use crate::recipe::{ModelRecipe, MonitorRecipe};
+    use ocl_model::Precision;
 
     fn set(pairs: &[&str]) -> Result<Recipe, RecipeError> {
         let pairs: Vec<String> = pairs.iter().map(|pair| (*pair).to_owned()).collect();
@@ -262,6 +264,7 @@ mod tests {
         recipe.optim.clip_norm = Some(1.0);
         recipe.optim.ema_decay = Some(0.5);
         recipe.train.keep_every_epochs = Some(1.0);
+        recipe.train.precision = Some(Precision::Bf16);
         recipe.monitor = MonitorRecipe {
             every_steps: Some(1),
             knn_every_epochs: Some(1.0),

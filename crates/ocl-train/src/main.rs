@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
+use burn::tensor::Device;
 use clap::Parser;
 use ocl_data::{Source, SourceKind, Split};
 use ocl_train::cli::{Cli, Command, PretrainArgs, ReplayArgs};
@@ -62,15 +63,15 @@ fn run(args: &PretrainArgs) -> Result<ExitCode> {
     let device = args.backend.device()?;
     let (plan, source, start) = match &args.resume {
         Some(run) => resumed(run, args)?,
-        None => fresh(args)?,
+        None => fresh(args, &device)?,
     };
     let estimate = Estimate::count(&plan);
     if args.dry_run {
         let estimate = estimate.with_time(&plan, &device)?;
-        print!("{}\n{}", plan.to_toml(), summary(&plan, &source, &estimate, args.backend));
+        print!("{}\n{}", plan.to_toml(), summary(&plan, &source, &estimate, args.backend, &device));
         return Ok(ExitCode::SUCCESS);
     }
-    eprint!("{}", summary(&plan, &source, &estimate, args.backend));
+    eprint!("{}", summary(&plan, &source, &estimate, args.backend, &device));
 
     let run = match &args.resume {
         Some(run) => run.clone(),
@@ -108,7 +109,7 @@ fn run(args: &PretrainArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn fresh(args: &PretrainArgs) -> Result<(Plan, Arc<Source>, Start)> {
+fn fresh(args: &PretrainArgs, device: &Device) -> Result<(Plan, Arc<Source>, Start)> {
     let name = match &args.recipe {
         Some(name) => name.clone(),
         None => recipe_for(args).to_owned(),
@@ -117,7 +118,7 @@ fn fresh(args: &PretrainArgs) -> Result<(Plan, Arc<Source>, Start)> {
     let source = Source::open(&recipe.data.path, recipe.data.kind, Split::Train)?;
     let mut plan = Plan::resolve(&name, &recipe, &source)?;
     plan.set_chunk(recipe.batch.chunk.unwrap_or(Chunk::Auto), args.backend);
-    plan.find_peak(args.backend);
+    plan.find_peak(args.backend, device);
     Ok((plan, Arc::new(source), Start::Fresh))
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use ocl_data::{Geometry, Normalisation, Source, SourceKind, TrainView};
-use ocl_model::{ConfigError, Vit, VitConfig};
+use ocl_model::{ConfigError, Precision, Vit, VitConfig};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -54,6 +54,9 @@ pub struct Plan {
     /// Global norm at which gradients are clipped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip_norm: Option<f64>,
+    /// What matrix products are computed in, on devices that have it.
+    #[serde(default)]
+    pub precision: Precision,
     /// Decay of the average of the weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema_decay: Option<f64>,
@@ -164,6 +167,7 @@ impl Plan {
             keep_checkpoints: train.keep_checkpoints,
             keep_every_steps: train.keep_every_epochs.map(steps),
             clip_norm: optim.clip_norm,
+            precision: train.precision.unwrap_or_default(),
             ema_decay: optim.ema_decay,
             data: DataPlan {
                 path: data.path.clone(),
@@ -243,7 +247,8 @@ impl Plan {
     /// # Errors
     /// When no encoder of this shape can exist.
     pub fn fresh_trainer(&self, device: &Device) -> Result<Trainer, ConfigError> {
-        let vit = Vit::new(&self.model, self.seed, &device.clone().autodiff())?;
+        let vit = Vit::new(&self.model, self.seed, &device.clone().autodiff())?
+            .with_precision(self.precision.on(device));
         let average = self.ema_decay.map(|decay| WeightAverage::new(&vit, decay));
         let optimizer = self.optimizer(AdamWState::default(), device);
         let trainer = Trainer::with(vit, &self.method, optimizer).with_split(self.split());
@@ -254,9 +259,9 @@ impl Plan {
     }
 
     /// Takes the device's peak from a GPU's name, where the recipe does not say it.
-    pub fn find_peak(&mut self, backend: Backend) {
+    pub fn find_peak(&mut self, backend: Backend, device: &Device) {
         if backend != Backend::Flex && self.monitor.peak_tflops.is_none() {
-            self.monitor.peak_tflops = peak_tflops();
+            self.monitor.peak_tflops = peak_tflops(self.precision.on(device));
         }
     }
 

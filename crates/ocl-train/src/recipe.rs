@@ -2,6 +2,7 @@
 //! are refused. [`Plan`](crate::Plan) is what follows from it.
 
 use ocl_data::SourceKind;
+use ocl_model::Precision;
 use serde::{Deserialize, Serialize};
 
 use crate::batching::Chunk;
@@ -124,6 +125,9 @@ pub struct TrainRecipe {
     pub epochs: u64,
     /// Decides parameters, order, crops and masks.
     pub seed: u64,
+    /// What matrix products are computed in, on devices that have it; f32 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub precision: Option<Precision>,
     /// A checkpoint every so many epochs (and at the end, and when interrupted).
     pub checkpoint_every_epochs: f64,
     /// Checkpoints kept; older ones are removed.

@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
+use burn::tensor::Device;
 use ocl_data::Source;
+use ocl_model::Precision;
 
 use crate::backend::Backend;
 use crate::estimate::Estimate;
@@ -11,7 +13,13 @@ use crate::plan::Plan;
 use crate::progress::duration;
 
 /// What will be trained on what, and what it costs; a line each.
-pub fn summary(plan: &Plan, source: &Source, estimate: &Estimate, backend: Backend) -> String {
+pub fn summary(
+    plan: &Plan,
+    source: &Source,
+    estimate: &Estimate,
+    backend: Backend,
+    device: &Device,
+) -> String {
     let model = &plan.model;
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
@@ -45,6 +53,7 @@ pub fn summary(plan: &Plan, source: &Source, estimate: &Estimate, backend: Backe
             plan.seed
         ),
     );
+    line("precision", precision(plan.precision, plan.precision.on(device), backend));
     line(
         "cost",
         format!(
@@ -70,6 +79,19 @@ pub fn summary(plan: &Plan, source: &Source, estimate: &Estimate, backend: Backe
     let chance = plan.method.chance_loss(plan.batch);
     line("chance", format!("a loss of {chance:.3} is what an encoder that learnt nothing scores"));
     text
+}
+
+/// What products are computed in, and why it is not what was asked for.
+fn precision(asked: Precision, used: Precision, backend: Backend) -> String {
+    match used {
+        Precision::Bf16 => {
+            "products in bf16; parameters, norms, softmax and loss in f32".to_owned()
+        }
+        Precision::F32 if asked == used => "f32".to_owned(),
+        Precision::F32 => {
+            format!("f32: on {backend} nothing is gained by {asked}, or it is not there")
+        }
+    }
 }
 
 /// `` when a batch is taken whole, ` in chunks of 64` otherwise.

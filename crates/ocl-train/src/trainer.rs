@@ -7,7 +7,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use ocl_data::Batch;
-use ocl_model::{ConfigError, Vit};
+use ocl_model::{ConfigError, Precision, Vit};
 
 use crate::adamw::{AdamW, AdamWConfig};
 use crate::ema::WeightAverage;
@@ -82,6 +82,16 @@ impl Trainer {
     pub fn with_split(self, split: Split) -> Self {
         assert!(split.grain > 0, "a grain needs at least one image");
         Self { split, ..self }
+    }
+
+    /// The same trainer with its matrix products in another precision; parameters, gradients and moments stay
+    /// f32.
+    ///
+    /// # Panics
+    /// If the device has no such numbers.
+    #[must_use]
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { vit: self.vit.with_precision(precision), ..self }
     }
 
     /// The same trainer, which keeps an average of the weights.

@@ -9,11 +9,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
-use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::{Device, Gradients, Tensor};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{DType, Device, FloatDType, Gradients, Tensor};
 use ocl_data::{Batch, kept_patches};
 use ocl_loss::TspSimilarity;
-use ocl_model::{HostTensor, Vit, VitConfig, apply_state, state_of};
+use ocl_model::{HostTensor, Precision, Vit, VitConfig, apply_state, state_of};
 use ocl_train::{AdamW, AdamWConfig, Method, Ocl, Trainer, WarmupCosine};
 use safetensors::{SafeTensors, tensor::Dtype};
 
@@ -22,6 +22,11 @@ const LOSS: f64 = if cfg!(feature = "flex") { 1e-5 } else { 1e-4 };
 const GRADIENT: f64 = if cfg!(feature = "flex") { 1e-4 } else { 1e-3 };
 const RUN: f64 = if cfg!(feature = "flex") { 1e-4 } else { 1e-3 };
 const WEIGHTS: f64 = if cfg!(feature = "flex") { 1e-3 } else { 5e-3 };
+
+/// Bounds with products in bf16, whose numbers have 8 bits: one rounding may be of 4e-3.
+const BF16_LOSS: f64 = 1e-2;
+const BF16_VIEWS: f64 = 2e-2;
+const BF16_GRADIENT: f64 = 5e-2;
 
 struct Golden {
     name: String,
@@ -224,22 +229,25 @@ fn views_similarity_loss_and_gradients_are_the_authors() {
             LOSS,
         );
 
-        let loss = Method::Ocl(case.ocl).loss(&vit, batch);
-        check(&format!("{name}: loss"), &host(loss.clone().inner()), &expect["loss"].values, LOSS);
+        check_gradients(&case, vit, LOSS, GRADIENT);
+    }
+}
 
-        let gradients = loss.backward();
-        let ours = state_of(&vit.clone().map(&mut Differentiate(&gradients)));
-        let expected = case.golden.under("grad.");
-        assert_eq!(ours.len(), expected.len(), "{name}: gradients");
-        for (parameter, gradient) in &expected {
-            assert_eq!(ours[parameter].shape, gradient.shape);
-            check(
-                &format!("{name}: gradient of {parameter}"),
-                &ours[parameter].values,
-                &gradient.values,
-                GRADIENT,
-            );
-        }
+/// The loss of the first batch and every gradient.
+fn check_gradients(case: &Case, vit: Vit, loss_bound: f64, bound: f64) {
+    let (name, expect) = (&case.golden.name, case.golden.under("expect."));
+    let loss = Method::Ocl(case.ocl).loss(&vit, case.batch(0));
+    let found = host(loss.clone().inner());
+    check(&format!("{name}: loss"), &found, &expect["loss"].values, loss_bound);
+
+    let gradients = loss.backward();
+    let ours = state_of(&vit.map(&mut Differentiate(&gradients)));
+    let expected = case.golden.under("grad.");
+    assert_eq!(ours.len(), expected.len(), "{name}: gradients");
+    for (parameter, gradient) in &expected {
+        assert_eq!(ours[parameter].shape, gradient.shape);
+        let what = format!("{name}: gradient of {parameter}");
+        check(&what, &ours[parameter].values, &gradient.values, bound);
     }
 }
 
@@ -286,6 +294,45 @@ fn a_training_run_is_the_authors() {
             }
             check(&what, &ours, &golden, WEIGHTS);
         }
+    }
+}
+
+/// Every parameter is an f32 leaf.
+fn assert_masters(vit: &Vit) {
+    struct Masters;
+    impl ModuleVisitor for Masters {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            assert_eq!(param.dtype(), DType::F32);
+        }
+    }
+    vit.visit(&mut Masters);
+}
+
+#[test]
+fn products_in_bf16_are_near_the_authors() {
+    for golden in goldens("expect.views") {
+        let case = Case::new(golden);
+        if !case.vit().device().supports_dtype(FloatDType::BF16) {
+            return;
+        }
+        let (name, expect) = (&case.golden.name, case.golden.under("expect."));
+        let vit = case.vit().with_precision(Precision::Bf16);
+        let method = Method::Ocl(case.ocl);
+        let embeddings = method.embed(&vit, case.batch(0));
+        assert_eq!(embeddings.dtype(), DType::F32);
+        let (views, golden) = (host(embeddings.inner()), &expect["views"].values);
+        assert!(relative(&views, golden) > 1e-4, "{name}: nothing was rounded to bf16");
+        check(&format!("{name}: views"), &views, golden, BF16_VIEWS);
+        check_gradients(&case, vit.clone(), BF16_LOSS, BF16_GRADIENT);
+
+        let mut trainer = Trainer::with(vit, &method, AdamW::new(case.adamw()));
+        for step in 0..case.golden.count("steps") {
+            let (lr, golden) = (expect["lrs"].values[step], &expect["losses"].values[step..=step]);
+            let loss;
+            (trainer, loss) = trainer.step(case.batch(step), f64::from(lr));
+            check(&format!("{name}: loss of step {step}"), &host(loss), golden, BF16_LOSS);
+        }
+        assert_masters(trainer.vit());
     }
 }
 
