@@ -140,12 +140,26 @@ impl VitConfig {
         linear(self.patch_len(), d) + d + self.depth * block + 2 * d
     }
 
-    /// Multiply-adds of one forward pass over `tokens` tokens a sequence (class token included).
+    /// Multiply-adds of one forward pass over `tokens` tokens a sequence (class token included), from patches to
+    /// every token: [`Vit::encode`](crate::Vit::encode).
     pub fn forward_macs(&self, tokens: usize) -> u64 {
+        self.macs(tokens, tokens)
+    }
+
+    /// The same to the class token alone, for which the last block does less:
+    /// [`Vit::encode_cls`](crate::Vit::encode_cls).
+    pub fn cls_macs(&self, tokens: usize) -> u64 {
+        self.macs(tokens, 1)
+    }
+
+    /// Multiply-adds to the first `queries` tokens after the last block.
+    fn macs(&self, tokens: usize, queries: usize) -> u64 {
         let (d, t) = (self.width as u64, tokens as u64);
         let hidden = d * self.mlp_ratio as u64;
-        let block = t * (4 * d * d + 2 * d * hidden) + 2 * t * t * d;
-        (t - 1) * self.patch_len() as u64 * d + self.depth as u64 * block
+        // Keys and values of all tokens; query, scores, mixture, projection and MLP of those that come out.
+        let block = |q: u64| t * 2 * d * d + q * (2 * d * d + 2 * t * d + 2 * d * hidden);
+        let blocks = (self.depth as u64 - 1) * block(t) + block(queries as u64);
+        (t - 1) * self.patch_len() as u64 * d + blocks
     }
 }
 
@@ -160,6 +174,17 @@ mod tests {
         let base = VitConfig::named("base").unwrap();
         assert_eq!(base.parameters(), 85_798_656 - 197 * 768);
         assert_eq!(base.patches(), 196);
+    }
+
+    #[test]
+    fn multiply_adds_are_those_of_the_layers() {
+        // ViT-B/16 at 10 tokens: 9 patches of 768 by 768; a block is 10 (4 + 8) 768^2 for its linear layers
+        // and 2 * 10 * 10 * 768 for attention; the last one 10 * 2 * 768^2 for keys and values, (2 + 8) 768^2
+        // and 2 * 10 * 768 for its one query.
+        let base = VitConfig::named("base").unwrap();
+        let (patches, block, last) = (5_308_416, 70_932_480, 17_710_080);
+        assert_eq!(base.forward_macs(10), patches + 12 * block);
+        assert_eq!(base.cls_macs(10), patches + 11 * block + last);
     }
 
     #[test]

@@ -42,7 +42,7 @@ impl Estimate {
         Self {
             parameters: model.parameters(),
             kept,
-            macs_per_image: 3 * sequences as u64 * model.forward_macs(tokens),
+            macs_per_image: 3 * sequences as u64 * model.cls_macs(tokens),
             peak_bytes: peak_bytes(plan, plan.chunk),
             step_secs: None,
         }
@@ -54,10 +54,9 @@ impl Estimate {
     /// When the encoder cannot exist.
     pub fn with_time(mut self, plan: &Plan, device: &Device) -> Result<Self, PlanError> {
         let images = plan.grain.min(plan.batch).min(64);
-        let mut trainer =
-            Trainer::new(&plan.model, &plan.method, plan.adamw, plan.seed, device).map_err(
-                |error| PlanError::Value { key: "model".into(), problem: error.to_string() },
-            )?;
+        let mut trainer = Trainer::new(&plan.model, &plan.method, plan.adamw, plan.seed, device)
+            .map_err(|error| PlanError::Value { key: "model".into(), problem: error.to_string() })?
+            .with_precision(plan.precision.on(device));
         let mut best = f64::MAX;
         for _ in 0..3 {
             let start = Instant::now();
@@ -75,7 +74,7 @@ impl Estimate {
 
 /// Peak memory of a step in bytes when `chunk` images are in memory at once: parameters, gradients (and
 /// their sum, when there are several grains) and moments, activations of the chunk, embeddings, similarities,
-/// and the batches that the loader holds.
+/// and the batches that the loader holds. All are counted as f32, which with products in bf16 is too much.
 pub(crate) fn peak_bytes(plan: &Plan, chunk: usize) -> u64 {
     let model = &plan.model;
     let (sequences, tokens) = plan.method.sequences(model.patches());

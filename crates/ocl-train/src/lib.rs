@@ -47,7 +47,7 @@ pub use journal::{JournalError, StepRecord};
 pub use layer_decay::LayerDecay;
 pub use layers::RecipeError;
 pub use methods::{Method, Objective, Ocl};
-pub use monitor::MonitorPlan;
+pub use monitor::{MonitorPlan, Spectrum, spectrum};
 pub use plan::{DataPlan, Plan, PlanError};
 pub use pretrain::{Event, Outcome, Start, pretrain};
 pub use progress::Progress;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use gpu::peak_tflops;
 pub(crate) use probe::Probe;
-pub(crate) use spectrum::{Spectrum, spectrum};
+pub use spectrum::{Spectrum, spectrum};
 
 use crate::plan::Plan;
 use crate::trainer::StepOutput;
@@ -37,7 +37,7 @@ pub struct MonitorPlan {
 pub(crate) fn probe_interval(plan: &Plan) -> u64 {
     let model = &plan.model;
     let (sequences, tokens) = plan.method.sequences(model.patches());
-    let step = 3 * plan.batch as u64 * sequences as u64 * model.forward_macs(tokens);
+    let step = 3 * plan.batch as u64 * sequences as u64 * model.cls_macs(tokens);
     let probe = probe::IMAGES as u64 * model.forward_macs(1 + model.patches());
     ((probe as f64 / step as f64 / PROBE_SHARE).ceil() as u64).max(1)
 }

@@ -2,17 +2,17 @@
 
 /// What a set of embeddings looks like.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Spectrum {
+pub struct Spectrum {
     /// RankMe: the exponential of the entropy of the singular values, scaled to sum to 1; from 1 (collapsed
     /// onto a line) to the number of embeddings or their width. Source: arXiv 2210.02885.
-    pub(crate) rank: f64,
+    pub rank: f64,
     /// The logarithm of the mean of `exp(-2 |x - y|^2)` over pairs of embeddings at length 1; 0 when all are
     /// one, about -4 when they are spread. Source: arXiv 2005.10242.
-    pub(crate) uniformity: f64,
+    pub uniformity: f64,
 }
 
 /// The spectrum of embeddings `[S, width]`; none of fewer than two, or where one is not finite.
-pub(crate) fn spectrum(rows: &[f32], width: usize) -> Option<Spectrum> {
+pub fn spectrum(rows: &[f32], width: usize) -> Option<Spectrum> {
     let n = rows.len() / width.max(1);
     let row = |i: usize| &rows[i * width..][..width];
     let mut gram = vec![0.0; n * n];
