@@ -1,19 +1,24 @@
 //! A transformer block on slices: forward that keeps what backward needs, and backward.
 //!
 //! Sequences are worked on in chunks, one for each thread or more: a chunk goes through the whole block on
-//! one thread. Sums over chunks are taken in their order, so that results depend on the shapes and the
-//! number of threads, and on nothing else.
+//! one thread. Sums over rows are taken within groups of sequences and then over the groups in their order;
+//! groups follow from the shapes alone and chunks are whole groups, so that results do not depend on the
+//! number of threads.
 
 use rayon::prelude::*;
 
 use super::attention::{self, Heads, Scratch};
 use super::gradients::{Outer, weight_gradients};
-use super::math::{add, buffer, gelu, simd, sum_rows};
+use super::math::{add, buffer, gelu, simd, sum_groups, sum_rows};
 use super::norm;
 use super::product::{View, product};
 
 /// Most rows of a chunk. Fewer make packing the matrices felt: 250 rows ran at 0.85 of the speed of 700.
 const CHUNK_ROWS: usize = 704;
+
+/// Most rows of a group of several sequences. Fewer would make more sums than rows, more would make chunks
+/// uneven.
+const GROUP_ROWS: usize = 64;
 
 /// Parameters of a block in timm's order; matrices `[inputs, outputs]`.
 #[derive(Clone, Copy)]
@@ -42,7 +47,12 @@ impl Shape {
     fn chunk_sequences(self) -> usize {
         let threads = rayon::current_num_threads();
         let rounds = (self.sequences * self.tokens).div_ceil(CHUNK_ROWS * threads);
-        self.sequences.div_ceil(rounds * threads)
+        self.sequences.div_ceil(rounds * threads).next_multiple_of(self.group())
+    }
+
+    /// Sequences of a group: a power of two, as batches mostly are.
+    fn group(self) -> usize {
+        1 << (GROUP_ROWS / self.tokens).max(1).ilog2()
     }
 
     /// Values of a chunk's input and of its output.
@@ -169,7 +179,8 @@ struct Flow {
     dqkv: Vec<f32>,
     dmiddle: Vec<f32>,
     dhidden: Vec<f32>,
-    vectors: Vec<Vec<f32>>,
+    /// Of norms and biases: a sum for each group.
+    vectors: [Vec<f32>; 8],
 }
 
 /// The gradient with respect to the input, written to `dx`, and those of the parameters.
@@ -212,16 +223,14 @@ pub(super) fn backward(
         whole(hidden, d, saved.iter().map(|s| &s.active[..]).zip(dout.chunks(out_len)).collect()),
     ]);
 
-    // Sums over chunks in their order.
-    let mut vectors = flows[0].vectors.clone();
-    for flow in &flows[1..] {
-        for (sum, part) in vectors.iter_mut().zip(&flow.vectors) {
-            sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
-        }
-    }
-    let mut vector = vectors.into_iter();
-    let mut next = || vector.next().unwrap_or_default();
-    [next(), next(), qkv, next(), proj, next(), next(), next(), fc1, next(), fc2, next()]
+    let vector = |i: usize, len: usize| {
+        let mut sum = vec![0.0; len];
+        flows.iter().for_each(|flow| simd(|| sum_rows(&flow.vectors[i], &mut sum)));
+        sum
+    };
+    let (dw1, db1, dbqkv, dbproj) = (vector(0, d), vector(1, d), vector(2, 3 * d), vector(3, d));
+    let (dw2, db2, dbfc1, dbfc2) = (vector(4, d), vector(5, d), vector(6, hidden), vector(7, d));
+    [dw1, db1, qkv, dbqkv, proj, dbproj, dw2, db2, fc1, dbfc1, fc2, dbfc2]
 }
 
 #[inline(always)]
@@ -236,23 +245,27 @@ fn chunk_backward(
     let Shape { tokens, queries, width: d, hidden, .. } = shape;
     let rows = dout.len() / d;
     let heads = shape.attention();
-    let zeros = |len: usize| vec![0.0; len];
+    let (group_in, group_out) = (shape.group() * tokens, shape.group() * queries); // rows of a group
+    let groups = rows.div_ceil(group_out);
+    let zeros = |len: usize| vec![0.0; groups * len];
     let (mut dw1, mut db1, mut dbqkv, mut dbproj) = (zeros(d), zeros(d), zeros(3 * d), zeros(d));
     let (mut dw2, mut db2, mut dbfc1, mut dbfc2) = (zeros(d), zeros(d), zeros(hidden), zeros(d));
 
     // MLP: out = middle + fc2(gelu(fc1(norm2(middle)))).
     let mut dhidden = buffer(rows * hidden);
+    // Divisions for every few values would be felt.
+    let starts: Vec<usize> = (0..rows).map(|row| row / group_out * hidden).collect();
     let weight = View::rows(p.fc2[0], d).transposed();
     product([rows, hidden, d], View::rows(dout, d), weight, |row, column, sums| {
         let at = row * hidden + column;
         let (out, slope) = (&mut dhidden[at..][..sums.len()], &saved.slope[at..][..sums.len()]);
-        let total = &mut dbfc1[column..][..sums.len()];
+        let total = &mut dbfc1[starts[row] + column..][..sums.len()];
         for i in 0..sums.len() {
             out[i] = sums[i] * slope[i];
             total[i] += out[i];
         }
     });
-    sum_rows(dout, &mut dbfc2);
+    sum_groups(dout, group_out, &mut dbfc2, d);
     let mut dnormed = buffer(rows * d);
     let weight = View::rows(p.fc1[0], hidden).transposed();
     product([rows, d, hidden], View::rows(&dhidden, hidden), weight, |row, column, sums| {
@@ -265,8 +278,8 @@ fn chunk_backward(
         p.norm2[0],
         &dnormed,
         &mut dmiddle,
-        &mut dw2,
-        &mut db2,
+        [&mut dw2, &mut db2],
+        group_out,
     );
 
     // Attention: middle = x + proj(attention(qkv(norm1(x)))).
@@ -275,7 +288,7 @@ fn chunk_backward(
     product([rows, d, d], View::rows(&dmiddle, d), weight, |row, column, sums| {
         dmixed[row * d + column..][..sums.len()].copy_from_slice(sums);
     });
-    sum_rows(&dmiddle, &mut dbproj);
+    sum_groups(&dmiddle, group_out, &mut dbproj, d);
     let (rows, step) = (x.len() / d, shape.step()); // all tokens again
     let mut dqkv = buffer(rows * 3 * d);
     let mut scratch = Scratch::new(heads);
@@ -288,7 +301,7 @@ fn chunk_backward(
     {
         attention::backward(heads, qkv, weights, dmixed, dqkv, &mut scratch);
     }
-    sum_rows(&dqkv, &mut dbqkv);
+    sum_groups(&dqkv, group_in, &mut dbqkv, 3 * d);
     let (dy, w) = (View::rows(&dqkv, 3 * d), View::rows(p.qkv[0], 3 * d));
     dnormed.resize(rows * d, 0.0);
     let mut put = |row: usize, column: usize, sums: &[f32]| {
@@ -308,8 +321,9 @@ fn chunk_backward(
             dx[..d].copy_from_slice(dmiddle);
         }
     }
-    norm::backward(x, &saved.moments1, p.norm1[0], &dnormed, dx, &mut dw1, &mut db1);
+    let sums = [&mut dw1[..], &mut db1];
+    norm::backward(x, &saved.moments1, p.norm1[0], &dnormed, dx, sums, group_in);
 
-    let vectors = vec![dw1, db1, dbqkv, dbproj, dw2, db2, dbfc1, dbfc2];
+    let vectors = [dw1, db1, dbqkv, dbproj, dw2, db2, dbfc1, dbfc2];
     Flow { dqkv, dmiddle, dhidden, vectors }
 }

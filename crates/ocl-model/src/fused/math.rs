@@ -35,6 +35,14 @@ pub(super) fn sum_rows(rows: &[f32], sums: &mut [f32]) {
     }
 }
 
+/// Adds every row of `width` values to the sum of its group, `rows_of_group` rows one after the other.
+#[inline(always)]
+pub(super) fn sum_groups(rows: &[f32], rows_of_group: usize, sums: &mut [f32], width: usize) {
+    for (rows, sum) in rows.chunks(rows_of_group * width).zip(sums.chunks_exact_mut(width)) {
+        sum_rows(rows, sum);
+    }
+}
+
 /// `y += a x`.
 #[inline(always)]
 pub(super) fn axpy(y: &mut [f32], a: f32, x: &[f32]) {

@@ -29,7 +29,8 @@ pub(super) fn forward(x: &[f32], weight: &[f32], bias: &[f32], out: &mut [f32]) 
     moments
 }
 
-/// Adds the gradient with respect to `x` to `dx`, those of weight and bias to `dweight` and `dbias`.
+/// Adds the gradient with respect to `x` to `dx`, those of weight and bias to the sums of a row's group,
+/// `rows_of_group` rows one after the other.
 #[inline(always)]
 pub(super) fn backward(
     x: &[f32],
@@ -37,14 +38,16 @@ pub(super) fn backward(
     weight: &[f32],
     dout: &[f32],
     dx: &mut [f32],
-    dweight: &mut [f32],
-    dbias: &mut [f32],
+    [dweights, dbiases]: [&mut [f32]; 2],
+    rows_of_group: usize,
 ) {
     let d = weight.len();
     let mut unit = vec![0.0; d];
     let mut dunit = vec![0.0; d];
     for (row, (x, dout)) in x.chunks_exact(d).zip(dout.chunks_exact(d)).enumerate() {
         let (mean, scale) = (moments.mean[row], moments.scale[row]);
+        let group = row / rows_of_group * d;
+        let (dweight, dbias) = (&mut dweights[group..][..d], &mut dbiases[group..][..d]);
         for i in 0..d {
             unit[i] = (x[i] - mean) * scale;
             dunit[i] = dout[i] * weight[i];
