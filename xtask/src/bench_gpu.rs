@@ -2,7 +2,7 @@
 //!
 //! First the golden tests there: a fast wrong step is worth nothing. Then the step of ViT-B and ViT-L on
 //! made-up patches, a line each, with the memory in use at most; then the same of a PyTorch program, if one is
-//! given. The steps compute in f32, which GPUs with tensor cores do as TF32.
+//! given. The steps compute in f32, which GPUs with tensor cores do as TF32, and in bf16.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -18,6 +18,7 @@ use crate::own_help;
 const SIZES: [&str; 2] = ["base", "large"];
 const BATCHES: [&str; 2] = ["512", "1800"];
 const MASK_RATIOS: [&str; 2] = ["0.9", "0.75"];
+const PRECISIONS: [&str; 2] = ["f32", "bf16"];
 
 /// Golden tests, then step times.
 pub(crate) fn command(args: Vec<OsString>) -> Result<(), Failure> {
@@ -40,11 +41,13 @@ pub(crate) fn command(args: Vec<OsString>) -> Result<(), Failure> {
     for size in SIZES {
         for batch in BATCHES {
             for mask_ratio in MASK_RATIOS {
-                let mut step = command::cargo(&["bench", "-q", "-p", "ocl-train"]);
-                step.args(["--bench", "step", "--no-default-features", "--features"]);
-                step.args([backend.name(), "--", "--model", size, "--batch", batch]);
-                step.args(["--mask-ratio", mask_ratio, "--backend", backend.name()]);
-                timed(&mut step);
+                for precision in PRECISIONS {
+                    let mut step = command::cargo(&["bench", "-q", "-p", "ocl-train"]);
+                    step.args(["--bench", "step", "--no-default-features", "--features"]);
+                    step.args([backend.name(), "--", "--model", size, "--batch", batch]);
+                    step.args(["--mask-ratio", mask_ratio, "--backend", backend.name()]);
+                    timed(step.args(["--precision", precision]));
+                }
                 for way in peer.iter().flat_map(|_| PEER_WAYS) {
                     let mut torch = Command::new("python3");
                     torch.args(&peer).args([size, batch, mask_ratio, "--device", "cuda"]);

@@ -3,12 +3,15 @@
 //! `cargo xtask bench-step --model small --batch 64 --mask-ratio 0.9 [--json]`; the same shapes as the usual
 //! PyTorch step on 224 px images. Without arguments a small encoder, so that it ends in seconds.
 
+use std::error::Error;
 use std::time::Instant;
 
+use burn::tensor::Tensor;
 use clap::Parser;
 use ocl_data::{Batch, kept_patches};
-use ocl_model::VitConfig;
-use ocl_train::{AdamWConfig, Backend, Method, Ocl, Trainer, keep_freed_memory};
+use ocl_loss::agreement;
+use ocl_model::{Precision, VitConfig};
+use ocl_train::{AdamWConfig, Backend, Method, Ocl, Split, Trainer, keep_freed_memory, spectrum};
 
 /// Times one training step on made-up patches: the median of some steps after a warm-up.
 #[derive(Parser)]
@@ -20,16 +23,28 @@ struct Arguments {
     /// Images a step
     #[arg(long, default_value_t = 32)]
     batch: usize,
+    /// Images in memory at once; the others are encoded twice [default: all, in one piece]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    chunk: Option<u32>,
     /// Share of the patches that are masked
     #[arg(long, default_value_t = 0.9)]
     mask_ratio: f64,
-    /// Steps that are timed, after three that are not
+    /// Steps that are timed
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
+    /// Steps before these
+    #[arg(long, default_value_t = 3)]
+    warmup: u32,
     /// Where the step runs: the backend that was compiled in
     #[arg(long, default_value = "flex")]
     backend: Backend,
-    /// One line of JSON: images_per_sec, step_secs, peak_bytes
+    /// What products are computed in: f32, or bf16 where the backend has it
+    #[arg(long, default_value = "f32")]
+    precision: Precision,
+    /// Also what watching the run costs, as a share of the step (k-NN is not counted: it needs data)
+    #[arg(long)]
+    monitors: bool,
+    /// One line of JSON: images_per_sec, step_secs, peak_bytes, ...
     #[arg(long)]
     json: bool,
     /// Cargo passes it to every benchmark.
@@ -37,54 +52,111 @@ struct Arguments {
     bench: bool,
 }
 
-const WARMUP: usize = 3;
-
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> Result<(), Box<dyn Error>> {
     keep_freed_memory();
-    let Arguments { model, batch, mask_ratio, steps, backend, json, .. } = Arguments::parse();
-    let config = VitConfig::named(&model)?;
+    let arguments = Arguments::parse();
+    let Arguments { batch, mask_ratio, backend, precision, .. } = arguments;
+    let config = VitConfig::named(&arguments.model)?;
     let method = Method::Ocl(Ocl { mask_ratio, kappa: 1.0 / 64.0, temperature: 0.07 });
     let adamw = AdamWConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.05 };
-    let mut trainer = Trainer::new(&config, &method, adamw, 0, &backend.device()?)?;
     let kept = kept_patches(config.patches(), mask_ratio);
     if kept == 0 || batch < 2 {
         return Err("two images and two kept patches are the least there is to contrast".into());
     }
+    let device = backend.device()?;
+    if precision.on(&device) != precision {
+        return Err(format!("{backend} does not compute in {precision} here").into());
+    }
+    let (sequences, tokens) = method.sequences(config.patches());
+    let split = arguments
+        .chunk
+        .map_or(Split::WHOLE, |chunk| Split::of(batch, sequences * tokens, chunk as usize));
+    let mut trainer = Trainer::new(&config, &method, adamw, 0, &device)?
+        .with_precision(precision)
+        .with_split(split);
+
     let mut secs = vec![];
     let mut last = 0.0;
-    for step in 0..WARMUP + steps as usize {
-        let batch = made_up(&config, batch, kept, step);
+    for step in 0..arguments.warmup + arguments.steps {
+        let batch = made_up(&config, batch, kept, step as usize);
         let start = Instant::now();
         let loss;
         (trainer, loss) = trainer.step(batch, 1e-4);
         last = loss.into_scalar::<f32>();
-        if step >= WARMUP {
+        if step >= arguments.warmup {
             secs.push(start.elapsed().as_secs_f64());
         }
     }
-    secs.sort_by(f64::total_cmp);
-    let median = secs[secs.len() / 2];
-    let rate = batch as f64 / median;
+    let step_secs = median(secs);
     let peak = peak_bytes();
-    if json {
+    let share = arguments.monitors.then(|| {
+        let batch = made_up(&config, batch, kept, 0);
+        watching_secs(&trainer, batch) / step_secs
+    });
+    let rate = batch as f64 / step_secs;
+    if arguments.json {
         let line = serde_json::json!({
-            "model": model,
+            "model": arguments.model,
             "batch": batch,
+            "chunk": split.chunk.min(batch),
             "mask_ratio": mask_ratio,
             "backend": backend.to_string(),
+            "precision": precision.to_string(),
             "images_per_sec": rate,
-            "step_secs": median,
+            "step_secs": step_secs,
             "peak_bytes": peak,
+            "monitor_share": share,
         });
         println!("{line}");
         return Ok(());
     }
+    let chunks = match split.chunk < batch {
+        true => format!(" in chunks of {}", split.chunk),
+        false => String::new(),
+    };
     let peak = peak.map_or_else(String::new, |bytes| format!(", peak {} MiB", bytes >> 20));
     println!(
-        "ocl {model} batch {batch} mask {mask_ratio} {backend} f32: median step {median:.4} s, \
-         {rate:.1} img/s, loss {last:.4}{peak}"
+        "ocl {} batch {batch}{chunks} mask {mask_ratio} {backend} {precision}: median step \
+         {step_secs:.4} s, {rate:.1} img/s, loss {last:.4}{peak}",
+        arguments.model
     );
+    if let Some(share) = share {
+        println!("watching takes {:.2} % of the step", 100.0 * share);
+    }
     Ok(())
+}
+
+/// Seconds a step that watching takes: agreement and the gradient's norm at every step, effective rank and
+/// uniformity of 256 embeddings at every hundredth.
+fn watching_secs(trainer: &Trainer, batch: Batch) -> f64 {
+    let (_, gradients, embeddings) = trainer.gradients(batch);
+    let [n, _, d] = embeddings.dims();
+    let view = |i: usize| -> Tensor<2> {
+        embeddings.clone().slice([0..n, i..i + 1, 0..d]).reshape([n, d]) // [N, D]
+    };
+    let every_step = timed(|| {
+        let agreement = agreement(view(0), view(1));
+        Tensor::cat(vec![agreement, gradients.norm()], 0).into_data();
+    });
+    let some = n.min(256);
+    let rows = view(0).slice([0..some, 0..d]).into_data().try_into_vec::<f32>();
+    let rows = rows.expect("embeddings are f32");
+    every_step + timed(|| _ = std::hint::black_box(spectrum(&rows, d))) / 100.0
+}
+
+/// The median of some runs, in seconds.
+fn timed(mut work: impl FnMut()) -> f64 {
+    let run = |_| {
+        let start = Instant::now();
+        work();
+        start.elapsed().as_secs_f64()
+    };
+    median((0..9).map(run).collect())
+}
+
+fn median(mut secs: Vec<f64>) -> f64 {
+    secs.sort_by(f64::total_cmp);
+    secs[secs.len() / 2]
 }
 
 /// The most memory this process has held, where the system says so.

@@ -96,6 +96,20 @@ pub(crate) fn grain(
     }
 }
 
+impl Split {
+    /// How a new run on the CPU takes a batch apart when `chunk` of its images may be in memory at once;
+    /// `rows_per_image` are the tokens of all views together.
+    pub fn of(batch: usize, rows_per_image: usize, chunk: usize) -> Self {
+        let grain = grain(batch, rows_per_image, None, Chunk::Images(chunk));
+        Self { grain, chunk: whole_grains(batch, grain, chunk) }
+    }
+}
+
+/// The chunk nearest to what is asked for, no larger unless it is less than a grain.
+fn whole_grains(batch: usize, grain: usize, images: usize) -> usize {
+    if images >= batch { batch } else { (images / grain).max(1) * grain }
+}
+
 impl Plan {
     /// How a batch is taken apart.
     pub fn split(&self) -> Split {
@@ -119,10 +133,7 @@ impl Plan {
             Chunk::Auto => self.largest_fitting(backend, self.grain).unwrap_or(self.batch),
             Chunk::Images(images) => images,
         };
-        self.chunk = match images {
-            all if all >= self.batch => self.batch,
-            some => (some / self.grain).max(1) * self.grain,
-        };
+        self.chunk = whole_grains(self.batch, self.grain, images);
     }
 
     /// The most images, in whole grains, with which a step stays inside the memory there is now; the whole
