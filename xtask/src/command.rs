@@ -4,14 +4,13 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 use std::process::{Command, ExitCode, ExitStatus};
-use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::signals;
 
 /// Exit code for a wrong command line, as clap's.
 const USAGE: u8 = 2;
 /// What a shell reports for a program that Ctrl-C ended.
 const INTERRUPTED: u8 = 130;
-
-static CTRL_C: AtomicBool = AtomicBool::new(false);
 
 /// Why xtask ends with something other than success.
 #[derive(Debug)]
@@ -32,7 +31,7 @@ impl Failure {
         Self { code: 1, message: Some(message.into()) }
     }
 
-    /// The user pressed Ctrl-C, and the child has ended in good order.
+    /// The user asked for the end, and the child has ended in good order.
     pub(crate) fn interrupted() -> Self {
         Self { code: INTERRUPTED, message: None }
     }
@@ -55,21 +54,6 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.message.as_deref().unwrap_or_default())
     }
-}
-
-/// Makes Ctrl-C the child's affair.
-///
-/// The terminal sends it to the whole process group. The trainer uses it to save a checkpoint, so
-/// xtask must still be there to wait for that; it only takes note.
-pub(crate) fn outlive_the_child_on_ctrl_c() {
-    if let Err(error) = ctrlc::set_handler(|| CTRL_C.store(true, Ordering::SeqCst)) {
-        eprintln!("warning: Ctrl-C will not wait for the program to end: {error}");
-    }
-}
-
-/// Whether Ctrl-C was pressed since the start.
-pub(crate) fn was_interrupted() -> bool {
-    CTRL_C.load(Ordering::SeqCst)
 }
 
 /// The cargo that runs us, in the workspace's root.
@@ -99,7 +83,8 @@ pub(crate) fn commit() -> Option<String> {
 
 /// Runs `command` to its end and passes its exit code on.
 pub(crate) fn run(command: &mut Command) -> Result<(), Failure> {
-    finish(command.status().map_err(|error| cannot_start(command, &error))?)
+    let status = command.spawn().and_then(|mut child| signals::wait(&mut child));
+    finish(status.map_err(|error| cannot_start(command, &error))?)
 }
 
 /// The failure of a program that could not be started at all.

@@ -14,6 +14,7 @@ mod exchange;
 mod pack;
 mod programs;
 mod replay;
+mod signals;
 mod tidy;
 
 use std::ffi::OsString;
@@ -164,7 +165,7 @@ fn main() -> ExitCode {
     }
     let result = match COMMANDS.iter().find(|entry| entry.name == name) {
         Some(entry) => {
-            command::outlive_the_child_on_ctrl_c();
+            signals::listen();
             (entry.run)(args)
         }
         None => Err(unknown(&name)),

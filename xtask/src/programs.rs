@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::backend::{self, Backend, ON_BACKEND};
 use crate::command::{self, Failure};
+use crate::signals;
 
 const PROGRAMS: [&str; 2] = ["ocl-train", "ocl-eval"];
 
@@ -25,7 +26,7 @@ pub(crate) fn pretrain(args: Vec<OsString>) -> Result<(), Failure> {
     let note = programs.folder.join("run-folder.txt");
     let mut train = programs.start("ocl-train", "pretrain", backend);
     command::run(train.arg("--run-folder-to").arg(&note).args(args))?;
-    if command::was_interrupted() {
+    if signals::was_interrupted() {
         return Err(Failure::interrupted());
     }
     // `--help` and `--dry-run` make no run, so there is nothing to report on.
@@ -114,10 +115,12 @@ impl Programs {
         // Cargo's own word on where the programs are holds for any target folder or triple.
         cargo.arg("--message-format=json-render-diagnostics").stdout(Stdio::piped());
         let mut child = cargo.spawn().map_err(|error| command::cannot_start(&cargo, &error))?;
+        signals::follow(&child);
         let output = child.stdout.take().map(BufReader::new);
         let messages = output.into_iter().flat_map(BufRead::lines).map_while(Result::ok);
         let built: Vec<PathBuf> = messages.filter_map(|line| executable(&line)).collect();
-        let status = child.wait().map_err(|error| command::cannot_start(&cargo, &error))?;
+        let status =
+            signals::wait(&mut child).map_err(|error| command::cannot_start(&cargo, &error))?;
         command::finish(status).map_err(|failure| match backend {
             Backend::Cuda => failure.with_message(
                 "the build for cuda failed. If it could not download LLVM: \

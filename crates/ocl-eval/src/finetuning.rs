@@ -1,7 +1,7 @@
 //! The command `finetune`: from options to a plan, Ctrl-C, the result.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, bail};
 use ocl_data::{Geometry, SourceKind};
@@ -10,6 +10,7 @@ use ocl_eval::{
     finetune,
 };
 use ocl_model::{OpenOptions, open_weights};
+use ocl_train::stop_on_signals;
 
 use crate::cli::FinetuneArgs;
 
@@ -26,13 +27,7 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<bool> {
     {
         bail!("{} is not the file that the fine-tuning began from", path.display());
     }
-    ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        eprintln!("\nstopping after this step; press Ctrl-C again to stop at once");
-    })
-    .context("cannot listen for Ctrl-C")?;
+    stop_on_signals(&STOP).context("cannot listen for Ctrl-C")?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = args.common.workers.unwrap_or((cores - 1).max(1));
     let mut progress = Progress::stderr();

@@ -16,7 +16,7 @@ use ocl_eval::{
     EvalRecipe, Findings, Progress, Protocol, ResultRecord, Run, ShiftedSet, append_results,
     report, results_file, results_text,
 };
-use ocl_train::keep_freed_memory;
+use ocl_train::{INTERRUPTED, keep_freed_memory};
 
 use cli::{Cli, Command, Common, KnnArgs, LinearArgs, ReportArgs, SubjectArgs, SuiteArgs};
 use prepared::Prepared;
@@ -25,8 +25,7 @@ fn main() -> ExitCode {
     keep_freed_memory();
     let result = match Cli::parse().command {
         Command::Finetune(args) => match finetuning::run(&args) {
-            // What a shell expects of a program ended by Ctrl-C.
-            Ok(false) => return ExitCode::from(130),
+            Ok(false) => return ExitCode::from(INTERRUPTED),
             result => result.map(drop),
         },
         Command::Suite(args) => suite(&args),

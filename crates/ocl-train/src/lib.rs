@@ -29,6 +29,7 @@ mod pretrain;
 mod progress;
 mod recipe;
 mod schedule;
+mod stop;
 mod summary;
 mod tensorboard;
 mod trainer;
@@ -55,5 +56,6 @@ pub use recipe::{
     BatchRecipe, DataRecipe, ModelRecipe, MonitorRecipe, OptimRecipe, Recipe, TrainRecipe,
 };
 pub use schedule::WarmupCosine;
+pub use stop::{INTERRUPTED, stop_on_signals};
 pub use summary::summary;
 pub use trainer::{Split, StepOutput, Trainer};

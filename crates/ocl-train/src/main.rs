@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
@@ -12,13 +12,11 @@ use clap::Parser;
 use ocl_data::{Source, SourceKind, Split};
 use ocl_train::cli::{Cli, Command, PretrainArgs, ReplayArgs};
 use ocl_train::{
-    Chunk, Estimate, Plan, Progress, Recipe, Start, keep_freed_memory, pretrain, replay, summary,
+    Chunk, Estimate, INTERRUPTED, Plan, Progress, Recipe, Start, keep_freed_memory, pretrain,
+    replay, stop_on_signals, summary,
 };
 
 static STOP: AtomicBool = AtomicBool::new(false);
-
-/// What a shell expects of a program ended by Ctrl-C.
-const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
     keep_freed_memory();
@@ -58,7 +56,7 @@ fn recipes(name: Option<&str>) -> Result<ExitCode> {
 fn run(args: &PretrainArgs) -> Result<ExitCode> {
     if !args.dry_run {
         // Before anything is loaded: stopping is then a matter of the loop, at any moment.
-        stop_on_signals()?;
+        stop_on_signals(&STOP).context("cannot listen for Ctrl-C")?;
     }
     let device = args.backend.device()?;
     let (plan, source, start) = match &args.resume {
@@ -198,15 +196,4 @@ fn run_folder(args: &PretrainArgs, plan: &Plan) -> PathBuf {
         }
         number += 1;
     }
-}
-
-/// The first signal ends the run after the current step; a second one ends the program at once.
-fn stop_on_signals() -> Result<()> {
-    ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(i32::from(INTERRUPTED));
-        }
-        eprintln!("\nstopping after this step; press Ctrl-C again to stop at once");
-    })
-    .context("cannot listen for Ctrl-C")
 }

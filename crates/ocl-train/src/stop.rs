@@ -1,0 +1,30 @@
+//! Stopping in good order on Ctrl-C, SIGTERM and SIGHUP.
+
+use std::io;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// What a shell expects of a program ended by Ctrl-C.
+pub const INTERRUPTED: u8 = 130;
+
+/// Signals this close together are one: a scheduler may send one to every process of a job, and the process
+/// that started this one may hand on its own.
+const ONE: Duration = Duration::from_millis(200);
+
+/// The first signal sets `stop`; one that comes later ends the program at once.
+///
+/// # Errors
+/// When the program listens already, or the system refuses.
+pub fn stop_on_signals(stop: &'static AtomicBool) -> io::Result<()> {
+    static FIRST: OnceLock<Instant> = OnceLock::new();
+    ctrlc::set_handler(|| {
+        if !stop.swap(true, Ordering::Relaxed) {
+            FIRST.get_or_init(Instant::now);
+            eprintln!("\nstopping after this step; press Ctrl-C again to stop at once");
+        } else if FIRST.get().is_none_or(|first| first.elapsed() > ONE) {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+    })
+    .map_err(io::Error::other)
+}
