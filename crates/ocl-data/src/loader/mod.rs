@@ -184,6 +184,7 @@ impl Loader {
             self.order = Some(Arc::clone(&order));
             let positions = self.ahead.positions(self.samples.len(), &self.config);
             let end = positions.end;
+            positions.clone().for_each(|at| self.source.announce(order.sample(at) as usize));
             let image_len = self.view.kept() * self.view.geometry().patch_len();
             let mut batch = self.spare_batches.pop().unwrap_or_default();
             let mut values = std::mem::take(&mut batch.patches);

@@ -261,6 +261,13 @@ impl Source {
         matches!(self.store, Store::Shards(_))
     }
 
+    /// Says that a sample will be fetched soon.
+    pub(crate) fn announce(&self, index: usize) {
+        if let Store::Shards(shards) = &self.store {
+            shards.announce(index);
+        }
+    }
+
     /// Fetches one sample into either buffer, and says which.
     pub(crate) fn fetch(&self, index: usize, room: Room) -> Result<Stored<'_>, ImageError> {
         match &self.store {

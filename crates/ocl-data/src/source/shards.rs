@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-use super::{Source, Split, Store, damaged, tar};
+use super::tar::{self, Member};
+use super::{Source, Split, Store, damaged};
 use crate::error::{ImageError, SourceError};
 
 /// The most bytes an image may have: it is read whole.
 const MAX_FILE_BYTES: u64 = 1 << 30;
-/// The most bytes that say a class.
-const MAX_LABEL_BYTES: u64 = 1 << 20;
+/// The most archives whose lists are read at once: a disk answers many small questions together.
+const LISTED_AT_ONCE: usize = 16;
 /// The most classes there may be.
 const MAX_CLASSES: u32 = 1 << 20;
 /// Extensions of images.
@@ -34,7 +35,7 @@ pub(super) struct Shards {
 struct Archive {
     path: PathBuf,
     file: File,
-    /// Where it holds pixels as they are.
+    /// For pixels as they are, and to say what will be read.
     map: Option<Mmap>,
 }
 
@@ -87,6 +88,24 @@ impl Shards {
         bytes.resize(len as usize, 0);
         tar::read_at(&archive.file, bytes, place.bytes.start).map_err(ImageError::Read)?;
         Ok(None)
+    }
+}
+
+impl Shards {
+    /// Tells the system that a sample will be fetched soon, so that the disk reads ahead of the workers:
+    /// shuffled places are none that it could guess. Of raw pixels only few pages will be touched.
+    pub(super) fn announce(&self, index: usize) {
+        #[cfg(unix)]
+        {
+            let Place { archive, bytes, raw, .. } = &self.samples[index];
+            if let (false, Some(map)) = (raw, &self.archives[*archive as usize].map) {
+                let len = (bytes.end - bytes.start) as usize;
+                // Advice that cannot be taken does no harm.
+                let _ = map.advise_range(memmap2::Advice::WillNeed, bytes.start as usize, len);
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = index;
     }
 }
 
@@ -143,8 +162,10 @@ pub(super) fn open(path: &str, split: Split) -> Result<Source, SourceError> {
     }
     let mut shards = Shards { archives: Vec::new(), samples: Vec::new() };
     let mut labels = Vec::new();
-    for path in paths {
-        add(&mut shards, &mut labels, path)?;
+    let listed = list(&paths);
+    for (path, listed) in paths.into_iter().zip(listed) {
+        let (file, members) = listed?;
+        add(&mut shards, &mut labels, path, file, members)?;
     }
     if shards.samples.is_empty() {
         return Err(damaged(root, format!("no images in {} archives", shards.archives.len())));
@@ -157,29 +178,52 @@ pub(super) fn open(path: &str, split: Split) -> Result<Source, SourceError> {
     Ok(Source { store: Store::Shards(shards), labels, class_names, title })
 }
 
+type Listed = Result<(File, Vec<Member>), SourceError>;
+
+/// Opens archives and lists what is in them, in their order.
+fn list(paths: &[PathBuf]) -> Vec<Listed> {
+    let one = |path: &PathBuf| {
+        let file =
+            File::open(path).map_err(|cause| SourceError::Io { path: path.clone(), cause })?;
+        let members = tar::members(&file, is_label).map_err(|reason| damaged(path, reason))?;
+        Ok((file, members))
+    };
+    let share = paths.len().div_ceil(LISTED_AT_ONCE).max(1);
+    let mut listed: Vec<Option<Listed>> = paths.iter().map(|_| None).collect();
+    std::thread::scope(|scope| {
+        for (listed, paths) in listed.chunks_mut(share).zip(paths.chunks(share)) {
+            scope.spawn(move || {
+                for (listed, path) in listed.iter_mut().zip(paths) {
+                    *listed = Some(one(path));
+                }
+            });
+        }
+    });
+    listed.into_iter().flatten().collect()
+}
+
+/// Whether a member says a class.
+fn is_label(name: &str) -> bool {
+    matches!(key(name).1.to_ascii_lowercase().as_str(), "cls" | "json")
+}
+
 /// Adds the samples of one archive.
 fn add(
     shards: &mut Shards,
     labels: &mut Vec<Option<u32>>,
     path: PathBuf,
+    file: File,
+    members: Vec<Member>,
 ) -> Result<(), SourceError> {
     let io = |cause| SourceError::Io { path: path.clone(), cause };
-    let file = File::open(&path).map_err(io)?;
-    let members = tar::members(&file).map_err(|reason| damaged(&path, reason))?;
     let archive = shards.archives.len() as u32;
     let mut any_raw = false;
     for sample in members.chunk_by(|a, b| key(&a.name).0 == key(&b.name).0) {
         let mut label = None;
         for member in sample {
             let extension = key(&member.name).1.to_ascii_lowercase();
-            if matches!(extension.as_str(), "cls" | "json") {
-                let len = member.bytes.end - member.bytes.start;
-                if len > MAX_LABEL_BYTES {
-                    return Err(damaged(&path, format!("{} is too long", member.name)));
-                }
-                let mut content = vec![0; len as usize];
-                tar::read_at(&file, &mut content, member.bytes.start).map_err(io)?;
-                label = class(&content, &extension).or(label);
+            if is_label(&member.name) {
+                label = class(&member.content, &extension).or(label);
                 if label.is_some_and(|label| label >= MAX_CLASSES) {
                     return Err(damaged(
                         &path,
@@ -201,7 +245,9 @@ fn add(
     }
     // SAFETY: the file is only read. A program that cuts it short meanwhile ends this one, as with
     // every mapped file; removing or renaming it does no harm.
-    let map = if any_raw { Some(unsafe { Mmap::map(&file) }.map_err(io)?) } else { None };
+    let map = unsafe { Mmap::map(&file) };
+    // Without raw pixels it serves `announce` alone, which a file can do without.
+    let map = if any_raw { Some(map.map_err(io)?) } else { map.ok() };
     shards.archives.push(Archive { path, file, map });
     Ok(())
 }

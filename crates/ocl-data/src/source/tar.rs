@@ -11,11 +11,51 @@ use std::ops::Range;
 const BLOCK: u64 = 512;
 /// The most bytes a long name may have.
 const MAX_NAME: u64 = 1 << 16;
+/// The most bytes of a file that is read on the way.
+const MAX_CONTENT: u64 = 1 << 20;
+
+/// Bytes read at once where headers are looked for: one is seldom read for its own sake alone, since a
+/// class, the next header and small images lie right behind it.
+const WINDOW: u64 = 16 << 10;
+
+/// Reads small pieces of a file whose places mostly grow.
+struct Window<'a> {
+    file: &'a File,
+    len: u64,
+    at: u64,
+    held: Vec<u8>,
+}
+
+impl Window<'_> {
+    /// Looks at a file of so many bytes.
+    fn new(file: &File, len: u64) -> Window<'_> {
+        Window { file, len, at: 0, held: Vec::new() }
+    }
+
+    /// The bytes `range`, which must lie in the file.
+    fn read(&mut self, range: Range<u64>) -> io::Result<&[u8]> {
+        let held = self.at..self.at + self.held.len() as u64;
+        if range.start < held.start || range.end > held.end {
+            let end = range.end.max(range.start.saturating_add(WINDOW).min(self.len));
+            self.at = range.start;
+            self.held.clear();
+            self.held.resize((end - range.start) as usize, 0);
+            let read = read_at(self.file, &mut self.held, range.start);
+            if read.is_err() {
+                self.held.clear();
+            }
+            read?;
+        }
+        Ok(&self.held[(range.start - self.at) as usize..(range.end - self.at) as usize])
+    }
+}
 
 /// A file in an archive: its name, and where its bytes lie.
 pub(super) struct Member {
     pub(super) name: String,
     pub(super) bytes: Range<u64>,
+    /// Its bytes, where they were asked for.
+    pub(super) content: Vec<u8>,
 }
 
 /// Reads at a place without moving a position, so that threads can share the file.
@@ -39,18 +79,20 @@ pub(super) fn read_at(file: &File, buffer: &mut [u8], at: u64) -> io::Result<()>
     }
 }
 
-/// The plain files of an archive, in their order.
+/// The plain files of an archive, in their order, with the content of those that `wanted` says by name.
 ///
 /// # Errors
 /// A sentence when the archive is damaged or cut short.
-pub(super) fn members(file: &File) -> Result<Vec<Member>, String> {
+pub(super) fn members(file: &File, wanted: impl Fn(&str) -> bool) -> Result<Vec<Member>, String> {
     let len = file.metadata().map_err(|error| error.to_string())?.len();
     let (mut members, mut at) = (Vec::new(), 0);
     let (mut long_name, mut long_size) = (None, None);
-    let mut header = [0; BLOCK as usize];
-    let read = |buffer: &mut [u8], at| read_at(file, buffer, at).map_err(|error| error.to_string());
+    let mut window = Window::new(file, len);
+    let mut read = |range| -> Result<Vec<u8>, String> {
+        window.read(range).map(<[u8]>::to_vec).map_err(|error| error.to_string())
+    };
     while at + BLOCK <= len {
-        read(&mut header, at)?;
+        let header = read(at..at + BLOCK)?;
         if header.iter().all(|&byte| byte == 0) {
             // The end is marked by blocks of zeros.
             return Ok(members);
@@ -81,8 +123,7 @@ pub(super) fn members(file: &File) -> Result<Vec<Member>, String> {
                 if size > MAX_NAME {
                     return Err(wrong("has a name that is too long"));
                 }
-                let mut content = vec![0; size as usize];
-                read(&mut content, start)?;
+                let content = read(start..end)?;
                 if kind == b'L' {
                     long_name = Some(text(&content));
                 } else {
@@ -104,7 +145,14 @@ pub(super) fn members(file: &File) -> Result<Vec<Member>, String> {
                 };
                 let name = long_name.take().unwrap_or_else(short);
                 if matches!(kind, b'0' | 0) && !name.ends_with('/') {
-                    members.push(Member { name, bytes: start..end });
+                    let content = if !wanted(&name) {
+                        Vec::new()
+                    } else if size > MAX_CONTENT {
+                        return Err(format!("{name} is too long"));
+                    } else {
+                        read(start..end)?
+                    };
+                    members.push(Member { name, bytes: start..end, content });
                 }
             }
         }
