@@ -353,16 +353,17 @@ mod tests {
         let x = x.require_grad();
         let y = gelu(x.clone());
         let slopes = x.grad(&y.clone().sum().backward()).unwrap();
-        let slopes = slopes.into_data().to_vec::<f32>().unwrap();
+        let slopes = slopes.try_into_vec_as::<f32>().unwrap();
         // The density is the slope of the distribution, which is 1/2 at 0: Simpson's rule from there.
         let density = |t: f64| (-t * t / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt();
         let below = |t: f64| {
             let step = t / 400.0;
-            let weight = |i: usize| if i % 400 == 0 { 1.0 } else { 2.0 + 2.0 * (i % 2) as f64 };
+            let weight =
+                |i: usize| if i.is_multiple_of(400) { 1.0 } else { 2.0 + 2.0 * (i % 2) as f64 };
             let sum: f64 = (0..=400).map(|i| weight(i) * density(i as f64 * step)).sum();
             0.5 + sum * step / 3.0
         };
-        let values = y.into_data().to_vec::<f32>().unwrap();
+        let values = y.try_into_vec_as::<f32>().unwrap();
         for ((at, value), slope) in at.iter().zip(&values).zip(&slopes) {
             let x = f64::from(*at);
             let (exact, exact_slope) = (x * below(x), below(x) + x * density(x));
