@@ -92,6 +92,8 @@ fn killed_at_any_moment_and_resumed_it_is_the_unbroken_run() {
     let mut draws = Draws(std::process::id().into());
     println!("seed {}", draws.0);
     let (mut killed, mut runs) = (0, 0);
+    // The machine may become faster than it was: then a run would be over before it is killed.
+    let mut longest = (unbroken / 3).max(2);
     while killed < kills {
         let name = format!("run-{runs}");
         // Every other run goes on with other chunks and another number of workers each time.
@@ -105,14 +107,16 @@ fn killed_at_any_moment_and_resumed_it_is_the_unbroken_run() {
             };
             let mut child = start(folder, &name, other);
             // From the first instruction to well into the run.
-            std::thread::sleep(Duration::from_millis(draws.below((unbroken / 3).max(2))));
+            std::thread::sleep(Duration::from_millis(draws.below(longest)));
             match child.try_wait().unwrap() {
                 None => {
                     child.kill().unwrap();
                     child.wait().unwrap();
                     killed += 1;
+                    longest = (longest + longest / 16 + 1).min(unbroken);
                 }
                 Some(_) => {
+                    longest = (longest * 3 / 4).max(2);
                     let (status, text) = stderr(child);
                     assert!(status.success(), "{name}: {text}");
                 }
