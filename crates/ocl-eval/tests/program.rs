@@ -2,40 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod support;
+
 use std::path::Path;
 use std::process::{Command, Output};
 
-use burn::tensor::Device;
-use ocl_data::{Source, Split};
-use ocl_model::{Vit, save_weights};
-use ocl_train::{Plan, Recipe};
 use serde_json::Value;
-
-const BACKEND: &str = if cfg!(feature = "flex") {
-    "flex"
-} else if cfg!(feature = "vulkan") {
-    "vulkan"
-} else if cfg!(feature = "cuda") {
-    "cuda"
-} else {
-    "wgpu"
-};
+use support::backend;
 
 /// A run folder with a very small encoder on the data at `path`.
 fn run_on(path: &str, kind: &str) -> tempfile::TempDir {
-    let mut overrides: Vec<String> = ["width=16", "depth=1", "heads=2", "patch_px=7"]
-        .map(|pair| format!("model.{pair}"))
-        .to_vec();
-    overrides.extend([format!("data.path={path:?}"), format!("data.kind={kind}")]);
-    overrides.push("train.batch=2".to_owned());
-    let recipe = Recipe::load("embedded", &overrides).unwrap();
-    let source = Source::open(path, kind.parse().unwrap(), Split::Train).unwrap();
-    let plan = Plan::resolve("embedded", &recipe, &source).unwrap();
-    let run = tempfile::tempdir().unwrap();
-    std::fs::write(run.path().join("plan.toml"), plan.to_toml()).unwrap();
-    let vit = Vit::new(&plan.model, 99, &Device::default()).unwrap();
-    save_weights(&vit, &run.path().join("encoder.safetensors"), &[]).unwrap();
-    run
+    let more = [format!("data.path={path:?}"), format!("data.kind={kind}"), "train.batch=2".into()];
+    support::run_folder(1, path, kind, &more)
 }
 
 fn embedded_run() -> tempfile::TempDir {
@@ -54,7 +32,7 @@ fn files(names: &[&str]) -> tempfile::TempDir {
 
 fn eval(command: &str, run: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ocl-eval"))
-        .args([command, "--backend", BACKEND, "--run"])
+        .args([command, "--backend", &backend(), "--run"])
         .arg(run)
         .args(args)
         .output()
@@ -64,7 +42,7 @@ fn eval(command: &str, run: &Path, args: &[&str]) -> Output {
 fn stdout(output: &Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     // Graphics drivers have things of their own to say.
-    assert!(BACKEND != "flex" || output.stderr.is_empty(), "progress is for terminals only");
+    assert!(backend() != "flex" || output.stderr.is_empty(), "progress is for terminals only");
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
@@ -153,7 +131,7 @@ fn every_protocol_runs_from_one_pass() {
     // ImageNet's, so that figures differ.
     let weights = run.path().join("encoder.safetensors");
     let output = Command::new(env!("CARGO_BIN_EXE_ocl-eval"))
-        .args(["suite", "--backend", BACKEND, "--data", "embedded", "--protocols", "centroid"])
+        .args(["suite", "--backend", &backend(), "--data", "embedded", "--protocols", "centroid"])
         .args(FEW)
         .arg("--weights")
         .arg(weights)

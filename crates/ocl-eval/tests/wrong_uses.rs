@@ -2,33 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod support;
+
 use std::path::Path;
 use std::process::{Command, Output};
 
 use burn::tensor::Device;
-use ocl_data::{Source, SourceKind, Split};
 use ocl_model::{Vit, VitConfig, save_weights};
-use ocl_train::{Backend, Plan, Recipe};
 use serde_json::Value;
-
-fn backend() -> String {
-    [Backend::Flex, Backend::Vulkan, Backend::Cuda, Backend::Wgpu]
-        .into_iter()
-        .find(|backend| backend.device().is_ok())
-        .unwrap()
-        .to_string()
-}
+use support::backend;
 
 fn run_folder() -> tempfile::TempDir {
-    let overrides = ["width=16", "depth=1", "heads=2", "patch_px=7"].map(|v| format!("model.{v}"));
-    let recipe = Recipe::load("embedded", &overrides).unwrap();
-    let source = Source::open("embedded", SourceKind::Embedded, Split::Train).unwrap();
-    let plan = Plan::resolve("embedded", &recipe, &source).unwrap();
-    let run = tempfile::tempdir().unwrap();
-    std::fs::write(run.path().join("plan.toml"), plan.to_toml()).unwrap();
-    let vit = Vit::new(&plan.model, 99, &Device::default()).unwrap();
-    save_weights(&vit, &run.path().join("encoder.safetensors"), &[]).unwrap();
-    run
+    support::run_folder(1, "embedded", "embedded", &[])
 }
 
 /// Grey PNGs, a stripe's height telling the class; a folder without files stays empty.

@@ -27,14 +27,7 @@ const HELP: &str = "bench-data PATH: images per second of the loader, and the ti
   --json           one JSON object: images_per_sec, stages (microseconds an image), ...";
 
 fn main() -> ExitCode {
-    let Some(args) = Args::take(HELP) else { return ExitCode::SUCCESS };
-    match run(args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    args::program(HELP, run)
 }
 
 fn run(mut args: Args) -> Result<(), Box<dyn Error>> {

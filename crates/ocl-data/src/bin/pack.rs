@@ -18,14 +18,7 @@ const HELP: &str = "pack SOURCE OUT: write a data set as tar shards into the fol
   --shard-mb N     megabytes of a shard (256)";
 
 fn main() -> ExitCode {
-    let Some(args) = Args::take(HELP) else { return ExitCode::SUCCESS };
-    match run(args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    args::program(HELP, run)
 }
 
 fn run(mut args: Args) -> Result<(), Box<dyn Error>> {

@@ -1,13 +1,27 @@
 //! Command lines of `--option value` and words, for programs that want no library for them.
 
+use std::error::Error;
+use std::process::ExitCode;
 use std::str::FromStr;
+
+/// A program: shows `help` where that is asked for, else runs and says what went wrong.
+pub(crate) fn program(help: &str, run: fn(Args) -> Result<(), Box<dyn Error>>) -> ExitCode {
+    let Some(args) = Args::take(help) else { return ExitCode::SUCCESS };
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
 /// What stands on a command line.
 pub(crate) struct Args(Vec<String>);
 
 impl Args {
     /// Takes this process's, and shows `help` where that is asked for.
-    pub(crate) fn take(help: &str) -> Option<Args> {
+    fn take(help: &str) -> Option<Args> {
         let args: Vec<String> = std::env::args().skip(1).collect();
         if args.iter().any(|arg| arg == "--help" || arg == "-h") {
             println!("{help}");
