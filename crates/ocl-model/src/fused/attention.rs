@@ -4,7 +4,9 @@
 //! batched products with their packing and permutations. Queries, keys and values are read in place from
 //! the rows `[q, k, v]` that one linear layer makes.
 
-use super::math::{axpy, exp_negative, sum_with};
+use super::math::{exp_negative, greatest, sum_with};
+use super::product::View;
+use super::small::{small_product, transpose};
 
 /// Shape of one sequence's attention.
 #[derive(Clone, Copy)]
@@ -30,61 +32,31 @@ impl Heads {
         (self.head() as f32).powf(-0.5)
     }
 
-    /// Row `t` of part `part` (0 queries, 1 keys, 2 values) of head `h` in rows of `3 D`.
-    fn at(self, part: usize, h: usize, t: usize) -> std::ops::Range<usize> {
-        let start = t * 3 * self.width + part * self.width + h * self.head();
-        start..start + self.head()
-    }
-
-    /// Row `t` of head `h` in rows of `D`.
-    fn out(self, h: usize, t: usize) -> std::ops::Range<usize> {
-        let start = t * self.width + h * self.head();
-        start..start + self.head()
-    }
-
     /// Values of the weights of one sequence: `[H, Q, T]`.
     pub(super) fn weights_len(self) -> usize {
-        self.heads * self.queries * self.tokens
+        self.heads * self.queries * self.padded()
+    }
+
+    /// Part `part` of head `h` in rows of `3 D`, `[T, d]`.
+    fn view(self, rows: &[f32], part: usize, h: usize) -> View<'_> {
+        View::rows(rows, 3 * self.width).columns(part * self.width + h * self.head())
     }
 }
 
 /// Space for one head, used again for every head.
 pub(super) struct Scratch {
-    /// Keys or values of a head, transposed: `[d, T padded]`.
+    /// Gradients of a head's weights, then of its scores: `[Q, T padded]`.
+    dscores: Vec<f32>,
+    /// Keys or values, transposed: `[d, T padded]`.
     turned: Vec<f32>,
-    /// A row of scores.
-    row: Vec<f32>,
 }
 
 impl Scratch {
     pub(super) fn new(shape: Heads) -> Self {
         let padded = shape.padded();
-        Self { turned: vec![0.0; shape.head() * padded], row: vec![0.0; padded] }
-    }
-
-    #[inline(always)]
-    fn turn(&mut self, shape: Heads, qkv: &[f32], part: usize, h: usize) {
-        let padded = shape.padded();
-        for t in 0..shape.tokens {
-            for (d, value) in qkv[shape.at(part, h, t)].iter().enumerate() {
-                self.turned[d * padded + t] = *value;
-            }
-        }
-    }
-
-    /// `row[t] = sum_d x[d] turned[d, t]`, a vector of results at a time in a register.
-    #[inline(always)]
-    fn project(&mut self, x: &[f32]) {
-        let padded = self.row.len();
-        for (i, row) in self.row.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-            let mut sums = [0.0; 16];
-            for (x, turned) in x.iter().zip(self.turned.chunks_exact(padded)) {
-                let turned = &turned.as_chunks::<16>().0[i];
-                for (sum, turned) in sums.iter_mut().zip(turned) {
-                    *sum += x * turned;
-                }
-            }
-            *row = sums;
+        Self {
+            dscores: vec![0.0; shape.queries * padded],
+            turned: vec![0.0; shape.head() * padded],
         }
     }
 }
@@ -99,24 +71,26 @@ pub(super) fn forward(
     weights: &mut [f32],
     scratch: &mut Scratch,
 ) {
-    let (tokens, scale) = (shape.tokens, shape.scale());
-    for h in 0..shape.heads {
-        scratch.turn(shape, qkv, 1, h);
-        for i in 0..shape.queries {
-            scratch.project(&qkv[shape.at(0, h, i)]);
-            let row = &mut weights[(h * shape.queries + i) * tokens..][..tokens];
-            let top = scratch.row[..tokens].iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
-            for (weight, score) in row.iter_mut().zip(&scratch.row) {
-                *weight = exp_negative((score - top) * scale);
+    let Heads { tokens, queries, width, .. } = shape;
+    let (padded, scale, d) = (shape.padded(), shape.scale(), shape.head());
+    for (h, weights) in weights.chunks_exact_mut(queries * padded).enumerate() {
+        let [q, k, v] = [0, 1, 2].map(|part| shape.view(qkv, part, h));
+        // Columns past the last token become zero, too.
+        let turned = &mut scratch.turned;
+        transpose(turned, padded, [tokens, d], k);
+        small_product(weights, padded, [queries, padded, d], q, View::rows(turned, padded));
+        for row in weights.chunks_exact_mut(padded) {
+            row[tokens..].fill(f32::NEG_INFINITY);
+            let top = greatest(row);
+            for weight in row.iter_mut() {
+                *weight = exp_negative((*weight - top) * scale);
             }
-            let total = sum_with(row, row, |v, _| v);
-            let out = &mut out[shape.out(h, i)];
-            out.fill(0.0);
-            for (j, weight) in row.iter_mut().enumerate() {
-                *weight /= total;
-                axpy(out, *weight, &qkv[shape.at(2, h, j)]);
-            }
+            row[tokens..].fill(0.0);
+            let share = 1.0 / sum_with(row, row, |v, _| v);
+            row.iter_mut().for_each(|weight| *weight *= share);
         }
+        let out = &mut out[h * d..];
+        small_product(out, width, [queries, d, tokens], View::rows(weights, padded), v);
     }
 }
 
@@ -130,21 +104,34 @@ pub(super) fn backward(
     dqkv: &mut [f32],
     scratch: &mut Scratch,
 ) {
-    let (tokens, scale) = (shape.tokens, shape.scale());
-    dqkv.fill(0.0);
-    for h in 0..shape.heads {
-        scratch.turn(shape, qkv, 2, h);
-        for i in 0..shape.queries {
-            let dout = &dout[shape.out(h, i)];
-            scratch.project(dout); // gradients of the weights of row i
-            let row = &weights[(h * shape.queries + i) * tokens..][..tokens];
-            let along = sum_with(row, &scratch.row[..tokens], |w, d| w * d);
-            for (j, weight) in row.iter().enumerate() {
-                axpy(&mut dqkv[shape.at(2, h, j)], *weight, dout);
-                let dscore = weight * (scratch.row[j] - along) * scale;
-                axpy(&mut dqkv[shape.at(0, h, i)], dscore, &qkv[shape.at(1, h, j)]);
-                axpy(&mut dqkv[shape.at(1, h, j)], dscore, &qkv[shape.at(0, h, i)]);
+    let Heads { tokens, queries, width, .. } = shape;
+    let (padded, scale, d) = (shape.padded(), shape.scale(), shape.head());
+    if queries < tokens {
+        dqkv.fill(0.0);
+    }
+    for (h, weights) in weights.chunks_exact(queries * padded).enumerate() {
+        let [q, k, v] = [0, 1, 2].map(|part| shape.view(qkv, part, h));
+        let dout = View::rows(dout, width).columns(h * d);
+        let dscores = &mut scratch.dscores;
+        let turned = &mut scratch.turned;
+        transpose(turned, padded, [tokens, d], v);
+        small_product(dscores, padded, [queries, padded, d], dout, View::rows(turned, padded));
+        for (row, weights) in dscores.chunks_exact_mut(padded).zip(weights.chunks_exact(padded)) {
+            let along = sum_with(weights, row, |w, d| w * d);
+            for (dscore, weight) in row.iter_mut().zip(weights) {
+                *dscore = weight * (*dscore - along) * scale;
             }
         }
+        let (dscores, weights) = (View::rows(dscores, padded), View::rows(weights, padded));
+        let at = |part: usize| part * width + h * d;
+        small_product(&mut dqkv[at(0)..], 3 * width, [queries, d, tokens], dscores, k);
+        small_product(&mut dqkv[at(1)..], 3 * width, [tokens, d, queries], dscores.transposed(), q);
+        small_product(
+            &mut dqkv[at(2)..],
+            3 * width,
+            [tokens, d, queries],
+            weights.transposed(),
+            dout,
+        );
     }
 }

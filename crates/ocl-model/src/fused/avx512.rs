@@ -14,7 +14,7 @@ use super::math::buffer;
 use super::product::{Part, Sink, View};
 
 const ROWS: usize = 8;
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 const COLUMNS: usize = 3 * LANES;
 
 /// Values of packed panels that are used together: three quarters of a megabyte, for a second-level cache
@@ -239,7 +239,7 @@ unsafe fn pack(b: View<'_>, k: usize, columns: Range<usize>, packed: &mut [f32],
 
 /// The transpose of a square of 16 x 16.
 #[target_feature(enable = "avx512f")]
-fn turn(rows: [__m512; LANES]) -> [__m512; LANES] {
+pub(super) fn turn(rows: [__m512; LANES]) -> [__m512; LANES] {
     let pairs: [__m512; LANES] = array::from_fn(|i| {
         let (a, b) = (rows[i & !1], rows[i | 1]);
         if i % 2 == 0 { _mm512_unpacklo_ps(a, b) } else { _mm512_unpackhi_ps(a, b) }

@@ -8,8 +8,9 @@
 use rayon::prelude::*;
 
 use super::attention::{self, Heads, Scratch};
+use super::finish::{Activate, AddTo, Biased, Residual, Slope, Store};
 use super::gradients::{Outer, weight_gradients};
-use super::math::{add, buffer, gelu, simd, sum_groups, sum_rows};
+use super::math::{buffer, simd, sum_groups, sum_rows};
 use super::norm;
 use super::product::{View, product};
 
@@ -91,7 +92,7 @@ pub(super) fn forward(shape: Shape, p: Parameters<'_>, x: &[f32], out: &mut [f32
     let [len, out_len] = shape.chunk_lens();
     x.par_chunks(len)
         .zip(out.par_chunks_mut(out_len))
-        .map(|(x, out)| simd(|| chunk_forward(shape, p, x, out)))
+        .map(|(x, out)| simd!(chunk_forward(shape, p, x, out)))
         .collect()
 }
 
@@ -119,31 +120,31 @@ fn chunk_forward(shape: Shape, p: Parameters<'_>, x: &[f32], out: &mut [f32]) ->
     // Bias, residual and GELU are applied while a product's sums are at hand.
     let mut middle = buffer(rows * width);
     let (weight, bias) = (View::rows(p.proj[0], width), p.proj[1]);
-    product([rows, width, width], View::rows(&mixed, width), weight, |row, column, sums| {
-        let residual = &x[row * shape.step() * width + column..][..sums.len()];
-        let out = &mut middle[row * width + column..][..sums.len()];
-        add(out, residual, sums, &bias[column..]);
-    });
+    product(
+        [rows, width, width],
+        View::rows(&mixed, width),
+        weight,
+        Residual { out: &mut middle, residual: x, residual_stride: shape.step() * width, bias },
+    );
 
     let mut normed2 = buffer(rows * width);
     let moments2 = norm::forward(&middle, p.norm2[0], p.norm2[1], &mut normed2);
     let mut slope = buffer(rows * hidden);
     let mut active = buffer(rows * hidden);
     let (weight, bias) = (View::rows(p.fc1[0], hidden), p.fc1[1]);
-    product([rows, hidden, width], View::rows(&normed2, width), weight, |row, column, sums| {
-        let at = row * hidden + column;
-        let (slope, active) = (&mut slope[at..][..sums.len()], &mut active[at..][..sums.len()]);
-        let bias = &bias[column..][..sums.len()];
-        for i in 0..sums.len() {
-            (active[i], slope[i]) = gelu(sums[i] + bias[i]);
-        }
-    });
+    product(
+        [rows, hidden, width],
+        View::rows(&normed2, width),
+        weight,
+        Activate { active: &mut active, slope: &mut slope, bias },
+    );
     let (weight, bias) = (View::rows(p.fc2[0], width), p.fc2[1]);
-    product([rows, width, hidden], View::rows(&active, hidden), weight, |row, column, sums| {
-        let at = row * width + column;
-        let residual = &middle[at..][..sums.len()];
-        add(&mut out[at..][..sums.len()], residual, sums, &bias[column..]);
-    });
+    product(
+        [rows, width, hidden],
+        View::rows(&active, hidden),
+        weight,
+        Residual { out, residual: &middle, residual_stride: width, bias },
+    );
     Saved { moments1, normed1, qkv, weights, mixed, middle, moments2, normed2, slope, active }
 }
 
@@ -154,19 +155,13 @@ fn queries_keys_values(x: &[f32], [weight, bias]: [&[f32]; 2], step: usize) -> V
     let rows = x.len() / d;
     let (x, w) = (View::rows(x, d), View::rows(weight, n));
     let mut out = buffer(rows * n);
-    let mut put = |row: usize, column: usize, sums: &[f32]| {
-        let (out, bias) = (&mut out[row * n + column..], &bias[column..]);
-        for ((out, sum), bias) in out.iter_mut().zip(sums).zip(bias) {
-            *out = sum + bias;
-        }
-    };
     if step == 1 {
-        product([rows, n, d], x, w, put);
+        product([rows, n, d], x, w, Biased { out: &mut out, stride: n, bias });
     } else {
-        product([rows / step, d, d], x.every(step), w, |row, column, sums| {
-            put(row * step, column, sums);
-        });
-        product([rows, 2 * d, d], x, w.columns(d), |row, column, sums| put(row, d + column, sums));
+        let queries = Biased { out: &mut out, stride: step * n, bias };
+        product([rows / step, d, d], x.every(step), w, queries);
+        let others = Biased { out: &mut out[d..], stride: n, bias: &bias[d..] };
+        product([rows, 2 * d, d], x, w.columns(d), others);
     }
     out
 }
@@ -198,7 +193,7 @@ pub(super) fn backward(
         .zip(saved)
         .zip(dout.par_chunks(out_len))
         .zip(dx.par_chunks_mut(len))
-        .map(|(((x, saved), dout), dx)| simd(|| chunk_backward(shape, p, x, saved, dout, dx)))
+        .map(|(((x, saved), dout), dx)| simd!(chunk_backward(shape, p, x, saved, dout, dx)))
         .collect();
 
     let each = || saved.iter().zip(&flows);
@@ -225,7 +220,7 @@ pub(super) fn backward(
 
     let vector = |i: usize, len: usize| {
         let mut sum = vec![0.0; len];
-        flows.iter().for_each(|flow| simd(|| sum_rows(&flow.vectors[i], &mut sum)));
+        flows.iter().for_each(|flow| simd!(sum_rows(&flow.vectors[i], &mut sum)));
         sum
     };
     let (dw1, db1, dbqkv, dbproj) = (vector(0, d), vector(1, d), vector(2, 3 * d), vector(3, d));
@@ -256,21 +251,27 @@ fn chunk_backward(
     // Divisions for every few values would be felt.
     let starts: Vec<usize> = (0..rows).map(|row| row / group_out * hidden).collect();
     let weight = View::rows(p.fc2[0], d).transposed();
-    product([rows, hidden, d], View::rows(dout, d), weight, |row, column, sums| {
-        let at = row * hidden + column;
-        let (out, slope) = (&mut dhidden[at..][..sums.len()], &saved.slope[at..][..sums.len()]);
-        let total = &mut dbfc1[starts[row] + column..][..sums.len()];
-        for i in 0..sums.len() {
-            out[i] = sums[i] * slope[i];
-            total[i] += out[i];
-        }
-    });
+    product(
+        [rows, hidden, d],
+        View::rows(dout, d),
+        weight,
+        Slope {
+            out: &mut dhidden,
+            slope: &saved.slope,
+            width: hidden,
+            totals: &mut dbfc1,
+            starts: &starts,
+        },
+    );
     sum_groups(dout, group_out, &mut dbfc2, d);
     let mut dnormed = buffer(rows * d);
     let weight = View::rows(p.fc1[0], hidden).transposed();
-    product([rows, d, hidden], View::rows(&dhidden, hidden), weight, |row, column, sums| {
-        dnormed[row * d + column..][..sums.len()].copy_from_slice(sums);
-    });
+    product(
+        [rows, d, hidden],
+        View::rows(&dhidden, hidden),
+        weight,
+        Store { out: &mut dnormed, stride: d },
+    );
     let mut dmiddle = dout.to_vec();
     norm::backward(
         &saved.middle,
@@ -285,9 +286,7 @@ fn chunk_backward(
     // Attention: middle = x + proj(attention(qkv(norm1(x)))).
     let mut dmixed = buffer(rows * d);
     let weight = View::rows(p.proj[0], d).transposed();
-    product([rows, d, d], View::rows(&dmiddle, d), weight, |row, column, sums| {
-        dmixed[row * d + column..][..sums.len()].copy_from_slice(sums);
-    });
+    product([rows, d, d], View::rows(&dmiddle, d), weight, Store { out: &mut dmixed, stride: d });
     sum_groups(&dmiddle, group_out, &mut dbproj, d);
     let (rows, step) = (x.len() / d, shape.step()); // all tokens again
     let mut dqkv = buffer(rows * 3 * d);
@@ -304,18 +303,22 @@ fn chunk_backward(
     sum_groups(&dqkv, group_in, &mut dbqkv, 3 * d);
     let (dy, w) = (View::rows(&dqkv, 3 * d), View::rows(p.qkv[0], 3 * d));
     dnormed.resize(rows * d, 0.0);
-    let mut put = |row: usize, column: usize, sums: &[f32]| {
-        dnormed[row * d + column..][..sums.len()].copy_from_slice(sums);
-    };
     if step == 1 {
-        product([rows, d, 3 * d], dy, w.transposed(), put);
+        product([rows, d, 3 * d], dy, w.transposed(), Store { out: &mut dnormed, stride: d });
         dx.copy_from_slice(&dmiddle);
     } else {
-        product([rows, d, 2 * d], dy.columns(d), w.columns(d).transposed(), &mut put);
-        product([rows / step, d, d], dy.every(step), w.transposed(), |row, column, sums| {
-            let out = &mut dnormed[row * step * d + column..];
-            out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
-        });
+        product(
+            [rows, d, 2 * d],
+            dy.columns(d),
+            w.columns(d).transposed(),
+            Store { out: &mut dnormed, stride: d },
+        );
+        product(
+            [rows / step, d, d],
+            dy.every(step),
+            w.transposed(),
+            AddTo { out: &mut dnormed, stride: step * d },
+        );
         dx.fill(0.0);
         for (dx, dmiddle) in dx.chunks_exact_mut(step * d).zip(dmiddle.chunks_exact(d)) {
             dx[..d].copy_from_slice(dmiddle);

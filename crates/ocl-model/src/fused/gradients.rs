@@ -67,6 +67,6 @@ pub(super) fn weight_gradients(outers: [Outer<'_>; 4]) -> [Vec<f32>; 4] {
             tasks.push((outer, i * band, rows));
         }
     }
-    tasks.into_par_iter().for_each(|(outer, first, rows)| simd(|| outer.rows(first, rows)));
+    tasks.into_par_iter().for_each(|(outer, first, rows)| simd!(outer.rows(first, rows)));
     gradients
 }

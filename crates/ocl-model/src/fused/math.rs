@@ -1,9 +1,17 @@
 //! Element-wise functions and sums on slices.
 
-/// Runs `work` compiled for the widest vectors of this processor. What it calls must be inlined.
-pub(super) fn simd<R>(work: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(work)
+/// An expression compiled for the widest vectors of this processor. What it calls must be inlined.
+///
+/// The attribute is what makes it so: LLVM leaves a long closure a function of its own, for the narrowest vectors.
+macro_rules! simd {
+    ($work:expr) => {
+        pulp::Arch::new().dispatch(
+            #[inline(always)]
+            || $work,
+        )
+    };
 }
+pub(super) use simd;
 
 /// A buffer whose values are arbitrary; the caller writes all of them before reading any.
 pub(super) fn buffer(len: usize) -> Vec<f32> {
@@ -62,7 +70,31 @@ pub(super) fn sum_with(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32
             lanes[lane] += f(x[lane], y[lane]);
         }
     }
-    lanes.iter().sum::<f32>() + rest
+    fold(lanes, |a, b| a + b) + rest
+}
+
+/// Greatest of some values.
+#[inline(always)]
+pub(super) fn greatest(values: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let (wholes, rest) = values.as_chunks::<16>();
+    for values in wholes {
+        for (lane, value) in lanes.iter_mut().zip(values) {
+            *lane = lane.max(*value);
+        }
+    }
+    rest.iter().fold(fold(lanes, f32::max), |a, b| a.max(*b))
+}
+
+/// One value of 16, by halves: one after the other, each would wait for the one before.
+#[inline(always)]
+fn fold(mut lanes: [f32; 16], f: impl Fn(f32, f32) -> f32) -> f32 {
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] = f(lanes[i], lanes[i + half]);
+        }
+    }
+    lanes[0]
 }
 
 /// `e^x` for `x <= 0`, to about 1e-7 relative; below -87 the result is `e^-87`, which no sum notices.

@@ -8,10 +8,12 @@ mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod block;
+mod finish;
 mod gradients;
 mod math;
 mod norm;
 mod product;
+mod small;
 
 use std::fmt;
 use std::sync::Arc;

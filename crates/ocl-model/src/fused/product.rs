@@ -4,6 +4,7 @@
 //! not depend on how rows were divided among chunks and threads. That holds for the AVX-512 kernel; the
 //! library's products, which serve other processors, may group differently.
 
+use super::finish::Finish;
 use super::math::buffer;
 
 /// A matrix in a slice: element `(row, column)` is `values[row * row_stride + column * column_stride]`.
@@ -35,7 +36,7 @@ impl<'a> View<'a> {
         Self { values: &self.values[first * self.column_stride..], ..self }
     }
 
-    fn reaches(&self, rows: usize, columns: usize) -> bool {
+    pub(super) fn reaches(&self, rows: usize, columns: usize) -> bool {
         (rows - 1) * self.row_stride + (columns - 1) * self.column_stride < self.values.len()
     }
 }
@@ -60,10 +61,10 @@ pub(super) trait Sink {
     fn finish(&mut self, row: usize, column: usize, sums: &[f32]);
 }
 
-/// Sums from zero, handed to a function.
+/// Sums from zero, handed on.
 struct Then<F>(F);
 
-impl<F: FnMut(usize, usize, &[f32])> Sink for Then<F> {
+impl<F: Finish> Sink for Then<F> {
     #[inline(always)]
     fn goes_on(&self) -> bool {
         false
@@ -76,7 +77,7 @@ impl<F: FnMut(usize, usize, &[f32])> Sink for Then<F> {
 
     #[inline(always)]
     fn finish(&mut self, row: usize, column: usize, sums: &[f32]) {
-        (self.0)(row, column, sums);
+        self.0.finish(row, column, sums);
     }
 }
 
@@ -104,15 +105,10 @@ impl Sink for Into<'_> {
     }
 }
 
-/// `a b` for `a` `[m, k]` and `b` `[k, n]`: parts of rows go to `finish(row, column, sums)`, while they are
-/// in the nearest cache.
+/// `a b` for `a` `[m, k]` and `b` `[k, n]`: parts of rows go to `finish` while they are in the nearest
+/// cache.
 #[inline(always)]
-pub(super) fn product(
-    [m, n, k]: [usize; 3],
-    a: View<'_>,
-    b: View<'_>,
-    finish: impl FnMut(usize, usize, &[f32]),
-) {
+pub(super) fn product([m, n, k]: [usize; 3], a: View<'_>, b: View<'_>, finish: impl Finish) {
     run([m, n], &[Part { a, b, k }], &mut Then(finish));
 }
 
@@ -196,6 +192,7 @@ fn by_library([m, n]: [usize; 2], parts: &[Part<'_>], sink: &mut impl Sink) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::finish::Store;
     use super::*;
 
     fn wave(len: usize, phase: f32) -> Vec<f32> {
@@ -231,9 +228,7 @@ mod tests {
                     let part = Part { a, b, k };
                     let sums = expected([m, n], part);
                     let mut out = vec![f32::NAN; m * n];
-                    product([m, n, k], a, b, |row, column, sums| {
-                        out[row * n + column..][..sums.len()].copy_from_slice(sums);
-                    });
+                    product([m, n, k], a, b, Store { out: &mut out, stride: n });
                     close(&out, &sums, k, 1.0, &case);
                     // Three parts: more than one round for the longest.
                     let parts = [part, part, part];
