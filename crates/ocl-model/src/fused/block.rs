@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::attention::{self, Heads, Scratch};
 use super::finish::{Activate, AddTo, Biased, Residual, Slope, Store};
 use super::gradients::{Outer, weight_gradients};
-use super::math::{buffer, simd, sum_groups, sum_rows};
+use super::math::{buffer, sum_groups, sum_rows, widest};
 use super::norm;
 use super::product::{View, product};
 
@@ -92,9 +92,11 @@ pub(super) fn forward(shape: Shape, p: Parameters<'_>, x: &[f32], out: &mut [f32
     let [len, out_len] = shape.chunk_lens();
     x.par_chunks(len)
         .zip(out.par_chunks_mut(out_len))
-        .map(|(x, out)| simd!(chunk_forward(shape, p, x, out)))
+        .map(|(x, out)| wide_forward(shape, p, x, out))
         .collect()
 }
+
+widest!(fn wide_forward(shape: Shape, p: Parameters<'_>, x: &[f32], out: &mut [f32]) -> Saved = chunk_forward);
 
 #[inline(always)]
 fn chunk_forward(shape: Shape, p: Parameters<'_>, x: &[f32], out: &mut [f32]) -> Saved {
@@ -193,7 +195,7 @@ pub(super) fn backward(
         .zip(saved)
         .zip(dout.par_chunks(out_len))
         .zip(dx.par_chunks_mut(len))
-        .map(|(((x, saved), dout), dx)| simd!(chunk_backward(shape, p, x, saved, dout, dx)))
+        .map(|(((x, saved), dout), dx)| wide_backward(shape, p, x, saved, dout, dx))
         .collect();
 
     let each = || saved.iter().zip(&flows);
@@ -220,13 +222,26 @@ pub(super) fn backward(
 
     let vector = |i: usize, len: usize| {
         let mut sum = vec![0.0; len];
-        flows.iter().for_each(|flow| simd!(sum_rows(&flow.vectors[i], &mut sum)));
+        flows.iter().for_each(|flow| add_rows(&flow.vectors[i], &mut sum));
         sum
     };
     let (dw1, db1, dbqkv, dbproj) = (vector(0, d), vector(1, d), vector(2, 3 * d), vector(3, d));
     let (dw2, db2, dbfc1, dbfc2) = (vector(4, d), vector(5, d), vector(6, hidden), vector(7, d));
     [dw1, db1, qkv, dbqkv, proj, dbproj, dw2, db2, fc1, dbfc1, fc2, dbfc2]
 }
+
+widest!(fn add_rows(rows: &[f32], sums: &mut [f32]) -> () = sum_rows);
+
+widest!(
+    fn wide_backward(
+        shape: Shape,
+        p: Parameters<'_>,
+        x: &[f32],
+        saved: &Saved,
+        dout: &[f32],
+        dx: &mut [f32],
+    ) -> Flow = chunk_backward
+);
 
 #[inline(always)]
 fn chunk_backward(

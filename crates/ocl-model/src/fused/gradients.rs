@@ -4,7 +4,7 @@ use std::ops::{Range, RangeInclusive};
 
 use rayon::prelude::*;
 
-use super::math::{buffer, simd};
+use super::math::{buffer, widest};
 use super::product::{Part, View, sum_of_products};
 
 /// Rows of a weight's gradient that one task makes, at least and at most: fewer would make packing the
@@ -56,6 +56,8 @@ impl<'a> Outer<'a> {
     }
 }
 
+widest!(fn rows_of(outer: &Outer<'_>, first: usize, out: &mut [f32]) -> () = Outer::rows);
+
 /// The gradients of all matrices, in bands of rows that the threads share.
 pub(super) fn weight_gradients(outers: [Outer<'_>; 4]) -> [Vec<f32>; 4] {
     let mut gradients = outers.each_ref().map(|outer| buffer(outer.inputs * outer.outputs));
@@ -67,6 +69,6 @@ pub(super) fn weight_gradients(outers: [Outer<'_>; 4]) -> [Vec<f32>; 4] {
             tasks.push((outer, i * band, rows));
         }
     }
-    tasks.into_par_iter().for_each(|(outer, first, rows)| simd!(outer.rows(first, rows)));
+    tasks.into_par_iter().for_each(|(outer, first, rows)| rows_of(outer, first, rows));
     gradients
 }

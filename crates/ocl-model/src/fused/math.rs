@@ -1,17 +1,41 @@
 //! Element-wise functions and sums on slices.
 
-/// An expression compiled for the widest vectors of this processor. What it calls must be inlined.
+/// A function `name` that runs `plain`, which must be `#[inline(always)]` like all that it calls, compiled for
+/// the widest vectors of this processor.
 ///
-/// The attribute is what makes it so: LLVM leaves a long closure a function of its own, for the narrowest vectors.
-macro_rules! simd {
-    ($work:expr) => {
-        pulp::Arch::new().dispatch(
-            #[inline(always)]
-            || $work,
-        )
+/// A function with closures in place of these arguments would not do: LLVM leaves long closures, and the
+/// shims that call them, functions of their own for the narrowest vectors.
+macro_rules! widest {
+    (fn $name:ident($($arg:ident: $kind:ty),* $(,)?) -> $result:ty = $plain:path) => {
+        fn $name($($arg: $kind),*) -> $result {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+                fn of_sixteen($($arg: $kind),*) -> $result {
+                    $plain($($arg),*)
+                }
+                #[target_feature(enable = "avx2,fma")]
+                fn of_eight($($arg: $kind),*) -> $result {
+                    $plain($($arg),*)
+                }
+                use std::is_x86_feature_detected as has;
+                if has!("avx2") && has!("fma") {
+                    let sixteen = has!("avx512f") && has!("avx512bw") && has!("avx512dq");
+                    // SAFETY: the processor has the instructions.
+                    return unsafe {
+                        if sixteen && has!("avx512vl") {
+                            of_sixteen($($arg),*)
+                        } else {
+                            of_eight($($arg),*)
+                        }
+                    };
+                }
+            }
+            $plain($($arg),*)
+        }
     };
 }
-pub(super) use simd;
+pub(super) use widest;
 
 /// A buffer whose values are arbitrary; the caller writes all of them before reading any.
 pub(super) fn buffer(len: usize) -> Vec<f32> {
