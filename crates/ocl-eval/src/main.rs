@@ -104,6 +104,9 @@ fn measure(
     let mut progress = Progress::stderr();
     let mut records = Vec::new();
     for &protocol in protocols {
+        if let Some(note) = prepared.note(protocol, recipe) {
+            eprintln!("{note}");
+        }
         let record = prepared.measure(protocol, recipe, seeds, &mut progress)?;
         // At once: the next protocol may take hours, or be interrupted.
         let kept = append_results(&prepared.folder, std::slice::from_ref(&record));

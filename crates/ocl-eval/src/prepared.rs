@@ -25,6 +25,8 @@ pub(crate) struct Prepared {
     reading: ExtractConfig,
     at: Circumstances,
     device: Device,
+    /// Areas and ratios of the crops that a run's encoder was pre-trained on.
+    crops: Option<[[f64; 2]; 2]>,
 }
 
 /// Whose features, and how images are prepared for it.
@@ -74,6 +76,8 @@ impl Prepared {
         let device = common.backend.device()?;
         let Chosen { subject, preparation, weights, run } = Chosen::new(common, args, &device)?;
         let plan = run.as_ref().map(|run| &run.plan.data);
+        let trained = matches!(subject, Subject::Trained(_));
+        let crops = plan.filter(|_| trained).map(|plan| [plan.crop_scale, plan.crop_ratio]);
         let kind = match (&args.data, args.data_kind, plan) {
             (_, Some(kind), _) => kind,
             (None, None, Some(plan)) => plan.kind,
@@ -106,7 +110,21 @@ impl Prepared {
             features_secs,
             backend: common.backend.to_string(),
         };
-        Ok(Self { folder, subject, how, data, splits, reading, at, device })
+        Ok(Self { folder, subject, how, data, splits, reading, at, device, crops })
+    }
+
+    /// What is worth knowing before a protocol takes its time.
+    pub(crate) fn note(&self, protocol: Protocol, recipe: &EvalRecipe) -> Option<String> {
+        let [scale, ratio] = self.crops.filter(|_| protocol == Protocol::LinearMae)?;
+        let low = recipe.linear_mae.crop_scale[0];
+        (low < scale[0]).then(|| {
+            let [low, own] = [low, scale[0]].map(|share| share * 100.0);
+            format!(
+                "note: linear-mae crops to {low:.0} % of an image's area, pre-training to no less than {own:.0} %. A \
+                 head trained on crops that its encoder never saw can lose several points. To crop as in \
+                 pre-training: --set 'linear-mae.crop_scale={scale:?}' --set 'linear-mae.crop_ratio={ratio:?}'"
+            )
+        })
     }
 
     /// Runs one protocol.

@@ -100,12 +100,26 @@ fn single_measurements_say_all_in_json() {
 }
 
 #[test]
+fn crops_that_the_encoder_never_saw_are_noted() {
+    let run = embedded_run();
+    let mut args = FEW.to_vec();
+    args.extend(["--protocol", "mae", "--seeds", "1", "--set", "linear-mae.epochs=1"]);
+    args.extend(["--set", "linear-mae.warmup_epochs=0"]);
+    let output = eval("linear", run.path(), &args);
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stderr).unwrap();
+    let advice = "--set 'linear-mae.crop_scale=[1.0, 1.0]'";
+    assert!(text.starts_with("note: linear-mae crops to 8 %") && text.contains(advice), "{text}");
+}
+
+#[test]
 fn every_protocol_runs_from_one_pass() {
     let run = embedded_run();
     let short = [
         "linear.epochs=3",
         "linear-mae.epochs=2",
         "linear-mae.warmup_epochs=1",
+        "linear-mae.crop_scale=[1.0,1.0]",
         "robustness.blur_px=[4]",
     ];
     let mut args = FEW.to_vec();
