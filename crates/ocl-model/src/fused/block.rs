@@ -8,7 +8,7 @@
 use rayon::prelude::*;
 
 use super::attention::{self, Heads, Scratch};
-use super::finish::{Activate, AddTo, Biased, Residual, Slope, Store};
+use super::finish::{Activate, AddTo, Biased, Gelu, Residual, Slope, Store};
 use super::gradients::{Outer, weight_gradients};
 use super::math::{buffer, sum_groups, sum_rows, widest};
 use super::norm;
@@ -87,19 +87,39 @@ pub(super) struct Saved {
     active: Vec<f32>,
 }
 
-/// Runs the block; `out` is `[B, Q, D]`.
-pub(super) fn forward(shape: Shape, p: Parameters<'_>, x: &[f32], out: &mut [f32]) -> Vec<Saved> {
+/// Runs the block; `out` is `[B, Q, D]`. Keeps what [`backward`] needs if it is to be called.
+pub(super) fn forward(
+    shape: Shape,
+    p: Parameters<'_>,
+    x: &[f32],
+    out: &mut [f32],
+    keep: bool,
+) -> Vec<Saved> {
     let [len, out_len] = shape.chunk_lens();
     x.par_chunks(len)
         .zip(out.par_chunks_mut(out_len))
-        .map(|(x, out)| wide_forward(shape, p, x, out))
+        .filter_map(|(x, out)| wide_forward(shape, p, x, out, keep))
         .collect()
 }
 
-widest!(fn wide_forward(shape: Shape, p: Parameters<'_>, x: &[f32], out: &mut [f32]) -> Saved = chunk_forward);
+widest!(
+    fn wide_forward(
+        shape: Shape,
+        p: Parameters<'_>,
+        x: &[f32],
+        out: &mut [f32],
+        keep: bool,
+    ) -> Option<Saved> = chunk_forward
+);
 
 #[inline(always)]
-fn chunk_forward(shape: Shape, p: Parameters<'_>, x: &[f32], out: &mut [f32]) -> Saved {
+fn chunk_forward(
+    shape: Shape,
+    p: Parameters<'_>,
+    x: &[f32],
+    out: &mut [f32],
+    keep: bool,
+) -> Option<Saved> {
     let Shape { tokens, queries, width, hidden, .. } = shape;
     let rows = x.len() / width;
     let heads = shape.attention();
@@ -131,15 +151,17 @@ fn chunk_forward(shape: Shape, p: Parameters<'_>, x: &[f32], out: &mut [f32]) ->
 
     let mut normed2 = buffer(rows * width);
     let moments2 = norm::forward(&middle, p.norm2[0], p.norm2[1], &mut normed2);
-    let mut slope = buffer(rows * hidden);
+    // Only a backward pass asks for the slope.
+    let mut slope = buffer(if keep { rows * hidden } else { 0 });
     let mut active = buffer(rows * hidden);
     let (weight, bias) = (View::rows(p.fc1[0], hidden), p.fc1[1]);
-    product(
-        [rows, hidden, width],
-        View::rows(&normed2, width),
-        weight,
-        Activate { active: &mut active, slope: &mut slope, bias },
-    );
+    let (size, x2) = ([rows, hidden, width], View::rows(&normed2, width));
+    if keep {
+        let sink = Activate { active: &mut active, slope: &mut slope, bias };
+        product(size, x2, weight, sink);
+    } else {
+        product(size, x2, weight, Gelu { out: &mut active, bias });
+    }
     let (weight, bias) = (View::rows(p.fc2[0], width), p.fc2[1]);
     product(
         [rows, width, hidden],
@@ -147,7 +169,9 @@ fn chunk_forward(shape: Shape, p: Parameters<'_>, x: &[f32], out: &mut [f32]) ->
         weight,
         Residual { out, residual: &middle, residual_stride: width, bias },
     );
-    Saved { moments1, normed1, qkv, weights, mixed, middle, moments2, normed2, slope, active }
+    let saved =
+        Saved { moments1, normed1, qkv, weights, mixed, middle, moments2, normed2, slope, active };
+    keep.then_some(saved)
 }
 
 /// Rows `[q, k, v]` of all tokens; with a `step` above 1, queries are made of every `step`th row alone.

@@ -93,6 +93,22 @@ impl Finish for Activate<'_> {
     }
 }
 
+/// GELU of `sums + bias`.
+pub(super) struct Gelu<'a> {
+    pub(super) out: &'a mut [f32],
+    pub(super) bias: &'a [f32],
+}
+
+impl Finish for Gelu<'_> {
+    #[inline(always)]
+    fn finish(&mut self, row: usize, column: usize, sums: &[f32]) {
+        let out = &mut self.out[row * self.bias.len() + column..][..sums.len()];
+        for ((out, sum), bias) in out.iter_mut().zip(sums).zip(&self.bias[column..]) {
+            *out = gelu(sum + bias).0;
+        }
+    }
+}
+
 /// `out = sums slope`, added to the totals of a row's group as well.
 pub(super) struct Slope<'a> {
     pub(super) out: &'a mut [f32],

@@ -130,10 +130,10 @@ fn tensor(values: Vec<f32>, shape: TensorShape) -> FloatTensor<Flex> {
     FloatTensor::<Flex>::from_data(TensorData::new(values, shape))
 }
 
-fn run(inputs: &Inputs, shape: Shape) -> (FloatTensor<Flex>, Vec<Saved>) {
+fn run(inputs: &Inputs, shape: Shape, keep: bool) -> (FloatTensor<Flex>, Vec<Saved>) {
     let dims = [shape.sequences, shape.queries, shape.width];
     let mut out = math::buffer(dims.iter().product());
-    let saved = block::forward(shape, parameters(inputs), values(&inputs[0]), &mut out);
+    let saved = block::forward(shape, parameters(inputs), values(&inputs[0]), &mut out, keep);
     (tensor(out, dims.into()), saved)
 }
 
@@ -171,7 +171,7 @@ impl FusedBlock for Flex {
             fc2_bias,
         ];
         let inputs = inputs.map(|input| input.to_contiguous());
-        run(&inputs, shape(&inputs, heads, queries)).0
+        run(&inputs, shape(&inputs, heads, queries), false).0
     }
 }
 
@@ -252,13 +252,13 @@ impl<C: CheckpointStrategy> FusedBlock for Autodiff<Flex, C> {
         let nodes = tracked.each_ref().map(|input| input.node());
         let inputs = tracked.map(|input| input.into_parts().0.to_contiguous());
         let shape = shape(&inputs, heads, queries);
-        let (out, saved) = run(&inputs, shape);
         match BlockBackward.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prepared) => {
+                let (out, saved) = run(&inputs, shape, true);
                 let kept = Kept { inputs: Arc::new(inputs), saved: Arc::new(saved), shape };
                 prepared.finish(kept, out)
             }
-            OpsKind::UnTracked(prepared) => prepared.finish(out),
+            OpsKind::UnTracked(prepared) => prepared.finish(run(&inputs, shape, false).0),
         }
     }
 }
