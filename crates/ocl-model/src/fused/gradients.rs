@@ -1,5 +1,6 @@
 //! Gradients of weight matrices: outer products summed over all rows of a batch, shared by the threads.
 
+use std::cmp::Reverse;
 use std::ops::{Range, RangeInclusive};
 
 use rayon::prelude::*;
@@ -69,6 +70,10 @@ pub(super) fn weight_gradients(outers: [Outer<'_>; 4]) -> [Vec<f32>; 4] {
             tasks.push((outer, i * band, rows));
         }
     }
-    tasks.into_par_iter().for_each(|(outer, first, rows)| rows_of(outer, first, rows));
+    // The largest first, each to the thread that is free: dividing the list left one thread idle for a quarter
+    // of the time.
+    tasks.sort_by_key(|(_, _, rows)| Reverse(rows.len()));
+    let tasks = tasks.into_iter().par_bridge();
+    tasks.for_each(|(outer, first, rows)| rows_of(outer, first, rows));
     gradients
 }
