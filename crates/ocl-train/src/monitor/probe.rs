@@ -115,11 +115,9 @@ fn encode(
     let patches = Tensor::<3>::from_data(TensorData::new(patches, [n, k, len]), device);
     let positions: Vec<i32> = positions.into_iter().map(|place| place as i32).collect();
     let positions = Tensor::<2, Int>::from_data(TensorData::new(positions, [n, k]), device);
-    let features = vit.encode(vit.tokens(patches, positions)); // [N, 1+K, D]
-    let width = features.dims()[2];
-    let tokens = features.slice([0..n, 0..1, 0..width]).reshape([n, width]); // [N, D]
-    let length = tokens.clone().square().sum_dim(1).sqrt(); // [N, 1]
-    tokens / length
+    let features = vit.encode_cls(vit.tokens(patches, positions)); // [N, D]
+    let length = features.clone().square().sum_dim(1).sqrt(); // [N, 1]
+    features / length
 }
 
 /// The label with the most weight among the nearest.
