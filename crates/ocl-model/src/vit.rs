@@ -5,6 +5,8 @@ use burn::tensor::{Device, Int, Tensor};
 
 use crate::block::Block;
 use crate::config::{ConfigError, VitConfig};
+#[cfg(feature = "flex")]
+use crate::fused;
 use crate::init::Init;
 use crate::layers::{LayerNorm, Linear};
 use crate::positions::sincos_table;
@@ -112,6 +114,10 @@ impl Vit {
         let (proj, precision) = (&self.patch_embed.proj, self.precision);
         for found in [patches.dtype(), proj.weight.dtype(), proj.bias.dtype(), places.dtype()] {
             assert_f32(found, format_args!("patches and their projection"));
+        }
+        #[cfg(feature = "flex")]
+        if precision == Precision::F32 && fused::runs_on(&patches.device()) {
+            return fused::fused_projection(patches, proj.weight.val(), proj.bias.val(), places);
         }
         let tokens = precision.result(proj.forward_in(precision, precision.factor(patches)));
         tokens + places // [N, K, D]

@@ -15,11 +15,11 @@ use super::norm;
 use super::product::{View, product};
 
 /// Most rows of a chunk. Fewer make packing the matrices felt: 250 rows ran at 0.85 of the speed of 700.
-const CHUNK_ROWS: usize = 704;
+pub(super) const CHUNK_ROWS: usize = 704;
 
 /// Most rows of a group of several sequences. Fewer would make more sums than rows, more would make chunks
 /// uneven.
-const GROUP_ROWS: usize = 64;
+pub(super) const GROUP_ROWS: usize = 64;
 
 /// Parameters of a block in timm's order; matrices `[inputs, outputs]`.
 #[derive(Clone, Copy)]
@@ -254,7 +254,7 @@ pub(super) fn backward(
     [dw1, db1, qkv, dbqkv, proj, dbproj, dw2, db2, fc1, dbfc1, fc2, dbfc2]
 }
 
-widest!(fn add_rows(rows: &[f32], sums: &mut [f32]) -> () = sum_rows);
+widest!(pub(super) fn add_rows(rows: &[f32], sums: &mut [f32]) -> () = sum_rows);
 
 widest!(
     fn wide_backward(

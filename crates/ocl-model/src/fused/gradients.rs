@@ -59,8 +59,8 @@ impl<'a> Outer<'a> {
 
 widest!(fn rows_of(outer: &Outer<'_>, first: usize, out: &mut [f32]) -> () = Outer::rows);
 
-/// The gradients of all matrices, in bands of rows that the threads share.
-pub(super) fn weight_gradients(outers: [Outer<'_>; 4]) -> [Vec<f32>; 4] {
+/// The gradients of some matrices, in bands of rows that the threads share.
+pub(super) fn weight_gradients<const N: usize>(outers: [Outer<'_>; N]) -> [Vec<f32>; N] {
     let mut gradients = outers.each_ref().map(|outer| buffer(outer.inputs * outer.outputs));
     let mut tasks = vec![];
     for (outer, gradient) in outers.iter().zip(&mut gradients) {

@@ -6,8 +6,8 @@
 /// A function with closures in place of these arguments would not do: LLVM leaves long closures, and the
 /// shims that call them, functions of their own for the narrowest vectors.
 macro_rules! widest {
-    (fn $name:ident($($arg:ident: $kind:ty),* $(,)?) -> $result:ty = $plain:path) => {
-        fn $name($($arg: $kind),*) -> $result {
+    ($visible:vis fn $name:ident($($arg:ident: $kind:ty),* $(,)?) -> $result:ty = $plain:path) => {
+        $visible fn $name($($arg: $kind),*) -> $result {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]

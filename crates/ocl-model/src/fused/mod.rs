@@ -1,4 +1,5 @@
-//! The CPU's own transformer block: one operation with a backward pass of its own.
+//! The CPU's own transformer block: one operation with a backward pass of its own; `projection` holds the one
+//! before the blocks.
 //!
 //! [`Block`](crate::Block) composed of tensor operations is the definition; on the `flex` backend this
 //! module computes the same in a few passes over memory instead of some forty. Equality of values and of
@@ -13,6 +14,7 @@ mod gradients;
 mod math;
 mod norm;
 mod product;
+mod projection;
 mod small;
 
 use std::fmt;
@@ -29,6 +31,7 @@ use burn::backend::{
 use burn::tensor::{Device, Shape as TensorShape, Tensor, TensorData};
 
 use block::{Parameters, Saved, Shape};
+pub(crate) use projection::fused_projection;
 
 /// Backends with a transformer block of their own.
 #[backend_extension(Flex, Autodiff)]
