@@ -11,7 +11,8 @@ use std::array;
 use std::ops::Range;
 
 use super::math::buffer;
-use super::product::{Part, Sink, View};
+use super::product::{Part, View};
+use super::sink::Sink;
 
 const ROWS: usize = 8;
 pub(super) const LANES: usize = 16;

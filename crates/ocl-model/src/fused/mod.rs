@@ -15,6 +15,7 @@ mod math;
 mod norm;
 mod product;
 mod projection;
+mod sink;
 mod small;
 
 use std::fmt;
