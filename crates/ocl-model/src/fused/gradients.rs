@@ -2,10 +2,9 @@
 
 use std::cmp::Reverse;
 use std::ops::{Range, RangeInclusive};
+use std::sync::Arc;
 
-use rayon::prelude::*;
-
-use super::math::{buffer, widest};
+use super::math::widest;
 use super::product::{Part, View, sum_of_products};
 
 /// Rows of a weight's gradient that one task makes, at least and at most: fewer would make packing the
@@ -16,7 +15,7 @@ const BAND: RangeInclusive<usize> = 96..=384;
 pub(super) struct Outer<'a> {
     inputs: usize,
     outputs: usize,
-    bands: Vec<Columns<'a>>,
+    parts: Vec<Columns<'a>>,
 }
 
 /// Some columns of an [`Outer`], to which every `step`th row of the chunks contributes.
@@ -28,23 +27,26 @@ struct Columns<'a> {
 
 impl<'a> Outer<'a> {
     pub(super) fn new(inputs: usize, outputs: usize) -> Self {
-        Self { inputs, outputs, bands: vec![] }
+        Self { inputs, outputs, parts: vec![] }
     }
 
+    /// Adds `sum of x^T dy` over pairs of chunks `[rows, inputs]` and `[rows, outputs]` to some columns, every
+    /// `step`th row alone.
     pub(super) fn add(
-        &mut self,
+        mut self,
         columns: Range<usize>,
         step: usize,
-        chunks: Vec<(&'a [f32], &'a [f32])>,
-    ) {
-        self.bands.push(Columns { columns, step, chunks });
+        chunks: impl Iterator<Item = (&'a [f32], &'a [f32])>,
+    ) -> Self {
+        self.parts.push(Columns { columns, step, chunks: chunks.collect() });
+        self
     }
 
     /// Writes rows `first..` of the gradient, as many as `out` holds.
     #[inline(always)]
     fn rows(&self, first: usize, out: &mut [f32]) {
         let rows = out.len() / self.outputs;
-        for Columns { columns, step, chunks } in &self.bands {
+        for Columns { columns, step, chunks } in &self.parts {
             let part = |&(x, dy): &(&'a [f32], &'a [f32])| Part {
                 a: View::rows(&x[first..], self.inputs).every(*step).transposed(),
                 b: View::rows(dy, self.outputs).every(*step).columns(columns.start),
@@ -59,21 +61,32 @@ impl<'a> Outer<'a> {
 
 widest!(fn rows_of(outer: &Outer<'_>, first: usize, out: &mut [f32]) -> () = Outer::rows);
 
-/// The gradients of some matrices, in bands of rows that the threads share.
-pub(super) fn weight_gradients<const N: usize>(outers: [Outer<'_>; N]) -> [Vec<f32>; N] {
-    let mut gradients = outers.each_ref().map(|outer| buffer(outer.inputs * outer.outputs));
-    let mut tasks = vec![];
-    for (outer, gradient) in outers.iter().zip(&mut gradients) {
+/// Rows of a gradient, the work of one thread.
+pub(super) struct Band<'a> {
+    outer: Arc<Outer<'a>>,
+    first: usize,
+    rows: &'a mut [f32],
+}
+
+impl Band<'_> {
+    pub(super) fn make(self) {
+        rows_of(&self.outer, self.first, self.rows);
+    }
+}
+
+/// The work on some gradients `[inputs, outputs]`, the largest first.
+pub(super) fn bands<'a, const N: usize>(
+    outers: [(Outer<'a>, &'a mut Vec<f32>); N],
+) -> Vec<Band<'a>> {
+    let mut bands = vec![];
+    for (outer, gradient) in outers {
         let share = 2 * outer.inputs / rayon::current_num_threads();
-        let band = share.clamp(*BAND.start(), *BAND.end());
-        for (i, rows) in gradient.chunks_mut(band * outer.outputs).enumerate() {
-            tasks.push((outer, i * band, rows));
+        let rows = share.clamp(*BAND.start(), *BAND.end());
+        let outer = Arc::new(outer);
+        for (i, part) in gradient.chunks_mut(rows * outer.outputs).enumerate() {
+            bands.push(Band { outer: outer.clone(), first: i * rows, rows: part });
         }
     }
-    // The largest first, each to the thread that is free: dividing the list left one thread idle for a quarter
-    // of the time.
-    tasks.sort_by_key(|(_, _, rows)| Reverse(rows.len()));
-    let tasks = tasks.into_iter().par_bridge();
-    tasks.for_each(|(outer, first, rows)| rows_of(outer, first, rows));
-    gradients
+    bands.sort_by_key(|band| Reverse(band.rows.len()));
+    bands
 }

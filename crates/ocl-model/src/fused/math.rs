@@ -67,6 +67,8 @@ pub(super) fn sum_rows(rows: &[f32], sums: &mut [f32]) {
     }
 }
 
+widest!(pub(super) fn add_rows(rows: &[f32], sums: &mut [f32]) -> () = sum_rows);
+
 /// Adds every row of `width` values to the sum of its group, `rows_of_group` rows one after the other.
 #[inline(always)]
 pub(super) fn sum_groups(rows: &[f32], rows_of_group: usize, sums: &mut [f32], width: usize) {

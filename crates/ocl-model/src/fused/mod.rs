@@ -17,6 +17,7 @@ mod product;
 mod projection;
 mod sink;
 mod small;
+mod work;
 
 use std::fmt;
 use std::sync::Arc;

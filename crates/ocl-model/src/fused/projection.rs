@@ -14,10 +14,10 @@ use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_e
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use super::block::{CHUNK_ROWS, GROUP_ROWS, add_rows};
+use super::block::{CHUNK_ROWS, GROUP_ROWS};
 use super::finish::{Residual, Store};
-use super::gradients::{Outer, weight_gradients};
-use super::math::{buffer, widest};
+use super::gradients::{Band, Outer, bands};
+use super::math::{add_rows, buffer, widest};
 use super::product::{View, product};
 use super::{tensor, values};
 
@@ -117,10 +117,11 @@ fn input_gradient(inputs: &Inputs, dout: &[f32]) -> Vec<f32> {
 
 fn weight_gradient(inputs: &Inputs, dout: &[f32]) -> Vec<f32> {
     let ([p, d], x) = (widths(inputs), values(&inputs[0]));
-    let mut outer = Outer::new(p, d);
     let chunks = x.chunks(CHUNK_ROWS * p).zip(dout.chunks(CHUNK_ROWS * d));
-    outer.add(0..d, 1, chunks.collect());
-    let [gradient] = weight_gradients([outer]);
+    let outer = Outer::new(p, d).add(0..d, 1, chunks);
+    let mut gradient = buffer(p * d);
+    // One by one to whichever thread is free: halves of the list would leave a thread waiting.
+    bands([(outer, &mut gradient)]).into_iter().par_bridge().for_each(Band::make);
     gradient
 }
 
