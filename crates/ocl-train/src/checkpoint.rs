@@ -6,17 +6,17 @@
 //! the plan's seed every random number: none is drawn from a state that moves. A checkpoint is written under
 //! another name, synced and renamed; a damaged one is passed over for the one before.
 
+mod moments;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use ocl_model::{WeightsError, state_bytes, weights_from};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::adamw::AdamWState;
 use crate::durable::{sync_folder, write_synced};
 use crate::ema::WeightAverage;
 use crate::plan::Plan;
@@ -135,7 +135,7 @@ fn write(draft: &Path, step: u64, trainer: &Trainer, plan: &Plan) -> Result<(), 
     let about = [("step", step.to_string())];
     let mut contents = vec![
         (WEIGHTS, state_bytes(trainer.vit(), &about)),
-        (OPTIMIZER, optimizer_bytes(&trainer.optimizer().state())),
+        (OPTIMIZER, moments::to_bytes(&trainer.optimizer().state())),
         (PLAN, plan.to_toml().into_bytes()),
     ];
     if let Some(average) = trainer.average() {
@@ -208,7 +208,7 @@ pub(crate) fn load(
     let (weights, optimizer) = (whole(WEIGHTS)?, whole(OPTIMIZER)?);
     let vit = weights_from(&weights, &folder.join(WEIGHTS), &device.clone().autodiff())?
         .with_precision(plan.precision.on(device));
-    let moments = read_optimizer(&optimizer).map_err(|reason| damaged(OPTIMIZER, reason))?;
+    let moments = moments::from_bytes(&optimizer).map_err(|reason| damaged(OPTIMIZER, reason))?;
     let mut trainer = Trainer::with(vit, &plan.method, plan.optimizer(moments, device));
     if let Some(decay) = plan.ema_decay {
         let plain = device.clone().without_autodiff();
@@ -244,41 +244,6 @@ pub(crate) fn list(run: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     Ok(folders)
 }
 
-/// Both moments of every parameter as `first.NAME` and `second.NAME`, the steps as `steps`.
-fn optimizer_bytes(state: &AdamWState) -> Vec<u8> {
-    let le = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
-    let mut tensors: BTreeMap<String, (Dtype, Vec<u8>)> = BTreeMap::new();
-    tensors.insert("steps".to_owned(), (Dtype::U64, state.steps.to_le_bytes().to_vec()));
-    for (name, (first, second)) in &state.moments {
-        tensors.insert(format!("first.{name}"), (Dtype::F32, le(first)));
-        tensors.insert(format!("second.{name}"), (Dtype::F32, le(second)));
-    }
-    let views = tensors.iter().map(|(name, (dtype, bytes))| {
-        let length = if *dtype == Dtype::U64 { 1 } else { bytes.len() / 4 };
-        let view = TensorView::new(*dtype, vec![length], bytes);
-        (name.as_str(), view.expect("the length was taken from the bytes"))
-    });
-    safetensors::serialize(views, None).expect("names and shapes are valid")
-}
-
-fn read_optimizer(bytes: &[u8]) -> Result<AdamWState, String> {
-    let tensors = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
-    let of = |name: &str| tensors.tensor(name).map_err(|error| error.to_string());
-    let floats = |view: &TensorView<'_>| {
-        let value = |chunk: &[u8]| f32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
-        view.data().chunks_exact(4).map(value).collect::<Vec<f32>>()
-    };
-    let steps = <[u8; 8]>::try_from(of("steps")?.data()).map_err(|error| error.to_string())?;
-    let mut moments = BTreeMap::new();
-    for name in tensors.names() {
-        if let Some(parameter) = name.strip_prefix("first.") {
-            let second = of(&format!("second.{parameter}"))?;
-            moments.insert(parameter.to_owned(), (floats(&of(name)?), floats(&second)));
-        }
-    }
-    Ok(AdamWState { steps: u64::from_le_bytes(steps), moments })
-}
-
 fn io<'a>(
     doing: &'static str,
     path: &'a Path,
@@ -291,6 +256,7 @@ mod tests {
     use super::*;
     use ocl_model::{Vit, state_of};
 
+    use crate::adamw::AdamWState;
     use crate::recipe::Recipe;
     use ocl_data::{Source, SourceKind, Split};
 
