@@ -111,10 +111,12 @@ pub enum PlanError {
         problem: String,
     },
     /// The folder has no readable plan.
-    #[error("{} is not a run folder: its plan.toml cannot be read", folder.display())]
+    #[error("{} is not a run folder: its plan.toml cannot be read{}", folder.display(), meant(inside))]
     Read {
         /// The folder.
         folder: PathBuf,
+        /// The latest run inside of it.
+        inside: Option<PathBuf>,
         /// The cause.
         #[source]
         source: std::io::Error,
@@ -137,8 +139,11 @@ impl Plan {
     /// When there is none, or it is damaged.
     pub fn load(run: &Path) -> Result<Self, PlanError> {
         let path = run.join("plan.toml");
-        let text = std::fs::read_to_string(&path)
-            .map_err(|source| PlanError::Read { folder: run.to_owned(), source })?;
+        let text = std::fs::read_to_string(&path).map_err(|source| PlanError::Read {
+            folder: run.to_owned(),
+            inside: latest_inside(run),
+            source,
+        })?;
         let mut plan: Self =
             toml::from_str(&text).map_err(|source| PlanError::Parse { path, source })?;
         if plan.grain == 0 {
@@ -219,4 +224,16 @@ impl Plan {
     pub fn epoch_at(&self, step: u64) -> f64 {
         step as f64 / self.steps_per_epoch as f64
     }
+}
+
+/// Folders of runs are kept in a folder of runs, which is easily taken for one of them.
+fn latest_inside(folder: &Path) -> Option<PathBuf> {
+    let made =
+        |run: &PathBuf| run.join("plan.toml").metadata().and_then(|plan| plan.modified()).ok();
+    let entries = std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
+    entries.filter_map(|run| Some((made(&run)?, run))).max().map(|(_, run)| run)
+}
+
+fn meant(run: &Option<PathBuf>) -> String {
+    run.as_ref().map_or_else(String::new, |run| format!("; did you mean {}?", run.display()))
 }

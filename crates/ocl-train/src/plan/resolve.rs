@@ -217,6 +217,18 @@ mod tests {
     }
 
     #[test]
+    fn the_folder_of_runs_is_answered_with_the_latest_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = Plan::load(folder.path()).unwrap_err().to_string();
+        assert!(error.ends_with("cannot be read"), "{error}");
+        let run = folder.path().join("embedded-001");
+        std::fs::create_dir(&run).unwrap();
+        std::fs::write(run.join("plan.toml"), "").unwrap();
+        let error = Plan::load(folder.path()).unwrap_err().to_string();
+        assert!(error.ends_with(&format!("did you mean {}?", run.display())), "{error}");
+    }
+
+    #[test]
     fn impossible_values_are_named() {
         for (pair, key) in [
             ("batch.size=1", "batch.size"),
