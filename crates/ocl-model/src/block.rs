@@ -6,6 +6,8 @@ use burn::tensor::{Tensor, activation};
 use crate::config::VitConfig;
 #[cfg(feature = "flex")]
 use crate::fused;
+#[cfg(feature = "gpu")]
+use crate::gpu;
 use crate::init::Init;
 use crate::layers::{LayerNorm, LayerScale, Linear};
 use crate::precision::{Precision, assert_f32};
@@ -184,6 +186,13 @@ impl Block {
         {
             return self.forward_queries_fused(x, queries);
         }
+        #[cfg(feature = "gpu")]
+        if !self.has_layer_scale() {
+            let [_, tokens, width] = x.dims();
+            if gpu::serves(&x.device(), tokens, width, self.attn.heads) {
+                return self.forward_queries_on_gpu(x, queries);
+            }
+        }
         self.forward_queries_plain(x, queries)
     }
 
@@ -236,6 +245,15 @@ impl Block {
     fn matrices(&self) -> [&Param<Tensor<2>>; 4] {
         let Self { attn, mlp, .. } = self;
         [&attn.qkv.weight, &attn.proj.weight, &mlp.fc1.weight, &mlp.fc2.weight]
+    }
+
+    #[cfg(feature = "gpu")]
+    fn forward_queries_on_gpu(&self, x: Tensor<3>, queries: usize) -> Tensor<3> {
+        self.assert_types(&x);
+        let vectors = self.vectors().map(|p| p.val());
+        let matrices = self.matrices().map(|p| p.val());
+        let form = gpu::Form { heads: self.attn.heads, queries, precision: self.precision };
+        gpu::gpu_block(x, vectors, matrices, form)
     }
 
     #[cfg(feature = "flex")]

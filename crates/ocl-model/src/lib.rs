@@ -13,6 +13,8 @@ mod file;
 mod foreign;
 #[cfg(feature = "flex")]
 mod fused;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod hub;
 mod init;
 mod layers;

@@ -7,6 +7,8 @@ use crate::block::Block;
 use crate::config::{ConfigError, VitConfig};
 #[cfg(feature = "flex")]
 use crate::fused;
+#[cfg(feature = "gpu")]
+use crate::gpu;
 use crate::init::Init;
 use crate::layers::{LayerNorm, Linear};
 use crate::positions::sincos_table;
@@ -118,6 +120,11 @@ impl Vit {
         #[cfg(feature = "flex")]
         if precision == Precision::F32 && fused::runs_on(&patches.device()) {
             return fused::fused_projection(patches, proj.weight.val(), proj.bias.val(), places);
+        }
+        #[cfg(feature = "gpu")]
+        if gpu::projects(&patches.device(), self.config.width) {
+            let (weight, bias) = (proj.weight.val(), proj.bias.val());
+            return gpu::gpu_projection(patches, weight, bias, places, precision);
         }
         let tokens = precision.result(proj.forward_in(precision, precision.factor(patches)));
         tokens + places // [N, K, D]

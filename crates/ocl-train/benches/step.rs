@@ -1,7 +1,9 @@
 //! Images per second of one training step: forward, backward, AdamW, on made-up patches.
 //!
 //! `cargo xtask bench-step --model small --batch 64 --mask-ratio 0.9 [--json]`; the same shapes as the usual
-//! PyTorch step on 224 px images. Without arguments a small encoder, so that it ends in seconds.
+//! PyTorch step on 224 px images. Without arguments a small encoder, so that it ends in seconds. Lists, as in
+//! `--model base,large --batch 512,1800`, are timed in every combination by one process, whose kernels are
+//! compiled once.
 
 use std::error::Error;
 use std::time::Instant;
@@ -18,17 +20,17 @@ use ocl_train::{AdamWConfig, Backend, Method, Ocl, Split, Trainer, keep_freed_me
 #[command(name = "cargo xtask bench-step", disable_version_flag = true)]
 struct Arguments {
     /// Encoder: tiny, small, base, large, huge, micro or nano
-    #[arg(long, default_value = "tiny")]
-    model: String,
+    #[arg(long, default_value = "tiny", value_delimiter = ',')]
+    model: Vec<String>,
     /// Images a step
-    #[arg(long, default_value_t = 32)]
-    batch: usize,
+    #[arg(long, default_value = "32", value_delimiter = ',')]
+    batch: Vec<usize>,
     /// Images in memory at once; the others are encoded twice [default: all, in one piece]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     chunk: Option<u32>,
     /// Share of the patches that are masked
-    #[arg(long, default_value_t = 0.9)]
-    mask_ratio: f64,
+    #[arg(long, default_value = "0.9", value_delimiter = ',')]
+    mask_ratio: Vec<f64>,
     /// Steps that are timed
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
@@ -38,9 +40,9 @@ struct Arguments {
     /// Where the step runs: the backend that was compiled in
     #[arg(long, default_value = "flex")]
     backend: Backend,
-    /// What products are computed in: f32, or bf16 where the backend has it
-    #[arg(long, default_value = "f32")]
-    precision: Precision,
+    /// What products are computed in: f32, or tf32 and bf16 where the backend has it
+    #[arg(long, default_value = "f32", value_delimiter = ',')]
+    precision: Vec<Precision>,
     /// Also what watching the run costs, as a share of the step (k-NN is not counted: it needs data)
     #[arg(long)]
     monitors: bool,
@@ -55,8 +57,30 @@ struct Arguments {
 fn main() -> Result<(), Box<dyn Error>> {
     keep_freed_memory();
     let arguments = Arguments::parse();
-    let Arguments { batch, mask_ratio, backend, precision, .. } = arguments;
-    let config = VitConfig::named(&arguments.model)?;
+    for model in &arguments.model {
+        for &batch in &arguments.batch {
+            for &mask_ratio in &arguments.mask_ratio {
+                for &precision in &arguments.precision {
+                    measure(&Case { model, batch, mask_ratio, precision }, &arguments)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One combination.
+struct Case<'a> {
+    model: &'a str,
+    batch: usize,
+    mask_ratio: f64,
+    precision: Precision,
+}
+
+fn measure(case: &Case<'_>, arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    let Case { model, batch, mask_ratio, precision } = *case;
+    let backend = arguments.backend;
+    let config = VitConfig::named(model)?;
     let method = Method::Ocl(Ocl { mask_ratio, kappa: 1.0 / 64.0, temperature: 0.07 });
     let adamw = AdamWConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.05 };
     let kept = kept_patches(config.patches(), mask_ratio);
@@ -75,18 +99,25 @@ fn main() -> Result<(), Box<dyn Error>> {
         .with_precision(precision)
         .with_split(split);
 
+    let steps = arguments.warmup + arguments.steps;
+    let some = [0, 1].map(|seed| made_up(&config, batch, kept, seed));
+    let batches: Vec<Batch> = (0..steps).map(|step| some[step as usize % 2].clone()).collect();
     let mut secs = vec![];
-    let mut last = 0.0;
-    for step in 0..arguments.warmup + arguments.steps {
-        let batch = made_up(&config, batch, kept, step as usize);
-        let start = Instant::now();
+    let mut before: Option<Tensor<1>> = None;
+    let mut start = Instant::now();
+    for (step, batch) in batches.into_iter().enumerate() {
         let loss;
         (trainer, loss) = trainer.step(batch, 1e-4);
-        last = loss.into_scalar::<f32>();
-        if step >= arguments.warmup {
+        // As in training: a loss is read when the next step is under way, so that a GPU never waits for the host.
+        if let Some(loss) = before.replace(loss) {
+            loss.into_scalar::<f32>();
+        }
+        if step >= arguments.warmup as usize {
             secs.push(start.elapsed().as_secs_f64());
         }
+        start = Instant::now();
     }
+    let last: f32 = before.ok_or("no step was taken")?.into_scalar();
     let step_secs = median(secs);
     let peak = peak_bytes();
     let shares = arguments.monitors.then(|| {
@@ -96,7 +127,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let rate = batch as f64 / step_secs;
     if arguments.json {
         let line = serde_json::json!({
-            "model": arguments.model,
+            "model": model,
             "batch": batch,
             "chunk": split.chunk.min(batch),
             "mask_ratio": mask_ratio,
@@ -117,9 +148,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let peak = peak.map_or_else(String::new, |bytes| format!(", peak {} MiB", bytes >> 20));
     println!(
-        "ocl {} batch {batch}{chunks} mask {mask_ratio} {backend} {precision}: median step \
-         {step_secs:.4} s, {rate:.1} img/s, loss {last:.4}{peak}",
-        arguments.model
+        "ocl {model} batch {batch}{chunks} mask {mask_ratio} {backend} {precision}: median step \
+         {step_secs:.4} s, {rate:.1} img/s, loss {last:.4}{peak}"
     );
     if let Some([watching, norm]) = shares.map(|shares| shares.map(|share| 100.0 * share)) {
         println!("watching takes {watching:.2} % of the step");

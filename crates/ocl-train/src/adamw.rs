@@ -4,6 +4,9 @@
 //! device, and keeps bias corrections in f32. Here the state is keyed by the parameter's name, so that a
 //! checkpoint is plain safetensors and resuming is exact.
 
+#[cfg(feature = "gpu")]
+mod gpu;
+
 use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, Param};
@@ -101,11 +104,11 @@ impl AdamW {
             (norm, factor)
         });
         let factor = clip.as_ref().map(|(_, factor)| factor.clone());
-        let mut update =
-            Update { optimizer: self, gradients, factor, lr, path: vec![], squares: vec![] };
+        let squares = Squares::of(gradients.len());
+        let mut update = Update { optimizer: self, gradients, factor, lr, path: vec![], squares };
         let module = module.map(&mut update);
         let squares = update.squares;
-        let norm = clip.map_or_else(|| Tensor::cat(squares, 0).sum().sqrt(), |(norm, _)| norm);
+        let norm = clip.map_or_else(|| squares.sum().sqrt(), |(norm, _)| norm);
         (module, norm)
     }
 
@@ -132,31 +135,24 @@ impl AdamW {
         Self { config, layer_decay: None, clip_norm: None, steps: state.steps, moments }
     }
 
-    /// One parameter's update, flat; its moments move along. The second value is the gradient's sum of
-    /// squares.
+    /// One parameter's update, flat; its moments move along, and its gradient's squares are added up.
     fn update(
         &mut self,
         name: String,
         p: Tensor<1>,
         g: Tensor<1>,
         (lr, decays): (f64, bool),
-    ) -> (Tensor<1>, Tensor<1>) {
+        squares: &mut Squares,
+    ) -> Tensor<1> {
         let old = self.moments.remove(&name).unwrap_or_else(|| {
             let zeros = || Tensor::zeros(p.dims(), &p.device());
             Moments { first: zeros(), second: zeros() }
         });
         let scale = self.layer_decay.map_or(1.0, |layers| layers.scale(&name));
         let factors = self.factors(lr * scale, decays);
-        #[cfg(feature = "flex")]
-        let (p, moments, squares) = if is_on_host(&p) {
-            move_on_host(&factors, p, g, old)
-        } else {
-            move_plain(&factors, p, g, old)
-        };
-        #[cfg(not(feature = "flex"))]
-        let (p, moments, squares) = move_plain(&factors, p, g, old);
+        let (p, moments) = moved(&factors, p, g, old, squares);
         self.moments.insert(name, moments);
-        (p, squares)
+        p
     }
 
     fn factors(&self, lr: f64, decays: bool) -> Factors {
@@ -188,6 +184,59 @@ struct Factors {
 
 /// The parameter, its moments, and the sum of its gradient's squares, `[1]`.
 type Moved = (Tensor<1>, Moments, Tensor<1>);
+
+/// The sums of squares of a step's gradients: what their norm is made of.
+struct Squares {
+    /// `[1]` each.
+    single: Vec<Tensor<1>>,
+    #[cfg(feature = "gpu")]
+    shared: gpu::SharedSquares,
+}
+
+impl Squares {
+    /// For a step of so many gradients.
+    fn of(gradients: usize) -> Self {
+        #[cfg(not(feature = "gpu"))]
+        let _ = gradients;
+        Self {
+            single: vec![],
+            #[cfg(feature = "gpu")]
+            shared: gpu::SharedSquares::of(gradients),
+        }
+    }
+
+    /// The sum of them all, `[1]`.
+    fn sum(self) -> Tensor<1> {
+        #[cfg(feature = "gpu")]
+        let single = self.single.into_iter().chain(self.shared.sum()).collect();
+        #[cfg(not(feature = "gpu"))]
+        let single = self.single;
+        Tensor::cat(single, 0).sum()
+    }
+}
+
+/// One parameter's update in the way that its device does best.
+fn moved(
+    f: &Factors,
+    p: Tensor<1>,
+    g: Tensor<1>,
+    old: Moments,
+    squares: &mut Squares,
+) -> (Tensor<1>, Moments) {
+    #[cfg(feature = "gpu")]
+    if gpu::serves(&p) {
+        return gpu::move_on_gpu(f, p, g, old, &mut squares.shared);
+    }
+    #[cfg(feature = "flex")]
+    let (p, moments, sum) = match is_on_host(&p) {
+        true => move_on_host(f, p, g, old),
+        false => move_plain(f, p, g, old),
+    };
+    #[cfg(not(feature = "flex"))]
+    let (p, moments, sum) = move_plain(f, p, g, old);
+    squares.single.push(sum);
+    (p, moments)
+}
 
 /// The update as tensor operations, on any backend: the definition.
 fn move_plain(f: &Factors, p: Tensor<1>, g: Tensor<1>, old: Moments) -> Moved {
@@ -241,7 +290,7 @@ struct Update<'a> {
     factor: Option<Tensor<1>>,
     lr: f64,
     path: Vec<String>,
-    squares: Vec<Tensor<1>>,
+    squares: Squares,
 }
 
 impl ModuleMapper for Update<'_> {
@@ -263,8 +312,7 @@ impl ModuleMapper for Update<'_> {
             let shape = tensor.dims();
             let plain = tensor.inner().flatten::<1>(0, D - 1);
             let kind = (self.lr, D >= 2);
-            let (moved, squares) = self.optimizer.update(name, plain, gradient, kind);
-            self.squares.push(squares);
+            let moved = self.optimizer.update(name, plain, gradient, kind, &mut self.squares);
             let moved = Tensor::from_inner(moved.reshape(shape));
             if tracked { moved.require_grad() } else { moved }
         })

@@ -54,6 +54,11 @@ impl NamedGradients {
         self.by_name.iter().map(|(name, g)| (name.clone(), f64::from(norm(g)))).collect()
     }
 
+    /// How many parameters have one.
+    pub(crate) fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
     pub(crate) fn remove(&mut self, name: &str) -> Option<Tensor<1>> {
         self.by_name.remove(name)
     }

@@ -88,6 +88,7 @@ fn precision(asked: Precision, used: Precision, backend: Backend) -> String {
             "products in bf16; parameters, norms, softmax and loss in f32".to_owned()
         }
         Precision::F32 if asked == used => "f32".to_owned(),
+        Precision::Tf32 => "products in f32 with factors rounded to TF32".to_owned(),
         Precision::F32 => {
             format!("f32: on {backend} nothing is gained by {asked}, or it is not there")
         }

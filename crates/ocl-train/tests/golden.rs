@@ -105,6 +105,7 @@ fn relative(ours: &[f32], golden: &[f32]) -> f64 {
 
 fn check(what: &str, ours: &[f32], golden: &[f32], bound: f64) {
     let error = relative(ours, golden);
+    println!("{what}: {error:.2e} of {bound:.0e}");
     assert!(error <= bound, "{what}: relative error {error:.2e}, allowed {bound:.0e}");
 }
 

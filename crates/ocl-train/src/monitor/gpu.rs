@@ -4,18 +4,18 @@ use std::process::Command;
 
 use ocl_model::Precision;
 
-/// Dense peak of tensor cores in TFLOP a second for f32 products, which run as TF32. Source: the makers'
-/// data sheets, in all of which products of bf16 run at twice that. The first name that a device's name contains counts.
-const PEAKS: [(&str, f64); 9] = [
-    ("H200", 495.0),
-    ("H100 PCIe", 378.0),
-    ("H100", 495.0),
-    ("GH200", 495.0),
-    ("A100", 156.0),
-    ("L40S", 183.0),
-    ("L4", 60.0),
-    ("RTX 4090", 82.6),
-    ("RTX 3090", 35.6),
+/// Dense peaks in TFLOP a second: f32 without tensor cores, and TF32. Source: the makers' data sheets, in all of
+/// which products of bf16 run at twice TF32. The first name that a device's name contains counts.
+const PEAKS: [(&str, f64, f64); 9] = [
+    ("H200", 67.0, 495.0),
+    ("H100 PCIe", 51.0, 378.0),
+    ("H100", 67.0, 495.0),
+    ("GH200", 67.0, 495.0),
+    ("A100", 19.5, 156.0),
+    ("L40S", 91.6, 183.0),
+    ("L4", 30.3, 60.0),
+    ("RTX 4090", 82.6, 82.6),
+    ("RTX 3090", 35.6, 35.6),
 ];
 
 /// The peak of the first NVIDIA GPU, if its driver's program names one that is known.
@@ -26,11 +26,12 @@ pub(crate) fn peak_tflops(precision: Precision) -> Option<f64> {
 }
 
 fn known(name: &str, precision: Precision) -> Option<f64> {
-    let times = match precision {
-        Precision::F32 => 1.0,
-        Precision::Bf16 => 2.0,
-    };
-    PEAKS.iter().find(|(part, _)| name.contains(part)).map(|(_, peak)| times * peak)
+    let (_, f32, tf32) = PEAKS.iter().find(|(part, ..)| name.contains(part))?;
+    Some(match precision {
+        Precision::F32 => *f32,
+        Precision::Tf32 => *tf32,
+        Precision::Bf16 => 2.0 * tf32,
+    })
 }
 
 #[cfg(test)]
@@ -39,10 +40,11 @@ mod tests {
 
     #[test]
     fn names_are_recognised() {
-        assert_eq!(known("NVIDIA A100-SXM4-80GB", Precision::F32), Some(156.0));
+        assert_eq!(known("NVIDIA A100-SXM4-80GB", Precision::F32), Some(19.5));
+        assert_eq!(known("NVIDIA A100-SXM4-80GB", Precision::Tf32), Some(156.0));
         assert_eq!(known("NVIDIA A100-SXM4-80GB", Precision::Bf16), Some(312.0));
-        assert_eq!(known("NVIDIA H100 PCIe", Precision::F32), Some(378.0));
-        assert_eq!(known("NVIDIA L40S", Precision::F32), Some(183.0));
+        assert_eq!(known("NVIDIA H100 PCIe", Precision::Tf32), Some(378.0));
+        assert_eq!(known("NVIDIA L40S", Precision::Tf32), Some(183.0));
         assert_eq!(known("llvmpipe", Precision::F32), None);
     }
 }

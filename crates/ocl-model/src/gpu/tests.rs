@@ -1,0 +1,117 @@
+//! The block of the GPU against the block as tensor operations, on the device that the tests run on.
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
+
+use crate::block::Block;
+use crate::config::VitConfig;
+use crate::init::Init;
+use crate::precision::Precision;
+
+fn wave<const D: usize>(shape: [usize; D], phase: f32, device: &Device) -> Tensor<D> {
+    let values = (0..shape.iter().product()).map(|i| (i as f32 * 0.7 + phase).sin());
+    Tensor::from_data(TensorData::new(values.collect::<Vec<f32>>(), shape), device)
+}
+
+/// Moves every parameter away from the special value that it begins at.
+struct Disturb<'a>(&'a Device, f32);
+
+impl ModuleMapper for Disturb<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        self.1 += 1.0;
+        let noise = wave(param.val().dims(), self.1, self.0) * 0.1;
+        param.map(|tensor| (tensor + noise).detach().require_grad())
+    }
+}
+
+/// Gradients of all parameters in order.
+struct Collect<'a>(&'a Gradients, Vec<Vec<f32>>);
+
+impl ModuleVisitor for Collect<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.1.push(host(param.val().grad(self.0).expect("every parameter has a gradient")));
+    }
+}
+
+fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_into_vec().expect("values are f32")
+}
+
+/// Output, gradient of the input and gradients of the parameters.
+fn run(block: &Block, x: &Tensor<3>, by: impl Fn(&Block, Tensor<3>) -> Tensor<3>) -> Vec<Vec<f32>> {
+    let x = x.clone().require_grad();
+    let y = by(block, x.clone());
+    let weights = wave(y.dims(), 0.3, &y.device());
+    let gradients = (y.clone() * weights).sum().backward();
+    let mut collect = Collect(&gradients, vec![]);
+    block.visit(&mut collect);
+    let mut all = vec![host(y.inner()), host(x.grad(&gradients).expect("the input has one"))];
+    all.append(&mut collect.1);
+    all
+}
+
+fn assert_near(expected: &[Vec<f32>], found: &[Vec<f32>], bound: f64, case: &str) {
+    assert_eq!((expected.len(), found.len()), (14, 14));
+    let norm = |v: &mut dyn Iterator<Item = f32>| v.map(|v| f64::from(v * v)).sum::<f64>().sqrt();
+    for (i, (expected, found)) in expected.iter().zip(found).enumerate() {
+        assert_eq!(expected.len(), found.len(), "tensor {i} of {case}");
+        let apart = norm(&mut expected.iter().zip(found).map(|(a, b)| a - b));
+        let error = apart / norm(&mut expected.iter().copied()).max(1e-3);
+        assert!(error < bound, "{case}: tensor {i} differs by {error:.2e}, allowed {bound:.0e}");
+    }
+}
+
+fn block(width: usize, heads: usize, device: &Device) -> Block {
+    let config = VitConfig { image_px: 16, patch_px: 4, width, depth: 1, heads, mlp_ratio: 4 };
+    Block::new(&config, 0, &mut Init::new(9, device)).map(&mut Disturb(device, 0.0))
+}
+
+/// Sequences, tokens, width, heads: several chunks of rows and columns, uneven last ones, a width that fills no
+/// plane, one token, as many as there may be.
+const CASES: [(usize, usize, usize, usize); 5] =
+    [(70, 11, 32, 4), (3, 33, 64, 2), (1, 1, 48, 2), (2, 64, 16, 1), (300, 10, 192, 3)];
+
+#[test]
+fn it_equals_the_plain_block_in_values_and_gradients() {
+    let device = Device::default().autodiff();
+    for (sequences, tokens, width, heads) in CASES {
+        assert!(super::serves(&device, tokens, width, heads));
+        let block = block(width, heads, &device);
+        let x = wave([sequences, tokens, width], 0.0, &device);
+        let case = format!("{sequences} sequences of {tokens}, width {width}");
+        let plain = run(&block, &x, Block::forward_plain);
+        assert_near(&plain, &run(&block, &x, Block::forward), BOUND, &case);
+        let first = |x: Tensor<3>| x.narrow(1, 0, 1);
+        let plain = run(&block, &x, |block, x| first(block.forward_plain(x)));
+        let found = run(&block, &x, Block::forward_first);
+        assert_near(&plain, &found, BOUND, &format!("{case}, first"));
+    }
+}
+
+/// The plain block's products may be TF32 on CUDA, where ours are not.
+const BOUND: f64 = if cfg!(feature = "cuda") { 3e-3 } else { 2e-5 };
+
+#[test]
+fn in_bf16_it_is_as_near_to_f32_as_the_plain_block() {
+    let device = Device::default().autodiff();
+    if !Precision::Bf16.exists_on(&device) {
+        return;
+    }
+    for (sequences, tokens, width, heads) in CASES {
+        let block = block(width, heads, &device);
+        let x = wave([sequences, tokens, width], 0.0, &device);
+        let exact = run(&block, &x, Block::forward_plain);
+        let block = block.with_precision(Precision::Bf16);
+        let rounded = run(&block, &x, Block::forward);
+        let case = format!("{sequences} sequences of {tokens}, width {width}, bf16");
+        assert_near(&exact, &rounded, 2e-2, &case);
+        assert_ne!(exact[0], rounded[0], "nothing was rounded");
+    }
+}
+
+#[test]
+fn blocks_that_do_not_fit_are_not_served() {
+    let device = Device::default();
+    assert!(!super::serves(&device, 65, 64, 4), "too many tokens");
+    assert!(!super::serves(&device, 10, 24, 4), "a head of six channels");
+}
