@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use burn::tensor::Tensor;
 
-use crate::similarity::{TspSimilarity, unit};
+use crate::similarity::{TspSimilarity, product, unit};
 
 /// Most similarities of a tile; about six temporaries of that many f32 are alive at once.
 pub const TILE: usize = 1 << 23;
@@ -54,7 +54,7 @@ fn in_tiles(
     let (v, length_2) = unit(view_2);
     let tiles = || (0..n).step_by(tile_rows).map(|first| first..(first + tile_rows).min(n));
     let rows = |x: &Tensor<2>, tile: &Range<usize>| x.clone().slice([tile.clone(), 0..d]); // [T, D]
-    let cosines = |tile: &Range<usize>| rows(&u, tile).matmul(v.clone().transpose()); // [T, N]
+    let cosines = |tile: &Range<usize>| product(rows(&u, tile), v.clone().transpose()); // [T, N]
 
     let mut normalisers = Normalisers::default();
     let mut only = None;
@@ -81,8 +81,8 @@ fn in_tiles(
         let p = (logits.clone() - of_tile).exp();
         let q = (logits - by_column.clone()).exp();
         let slope = (p + q).mul_scalar(0.5 / n as f64) * similarity.slope(cosine); // [T, N]
-        slope_2 = slope_2 + slope.clone().transpose().matmul(rows(&u, &tile));
-        slopes_1.push(slope.matmul(v.clone())); // [T, D]
+        slope_2 = slope_2 + product(slope.clone().transpose(), rows(&u, &tile));
+        slopes_1.push(product(slope, v.clone())); // [T, D]
     }
     let slope_1 = Tensor::cat(slopes_1, 0) + v.clone() * towards;
     ContrastiveGradient {

@@ -1,16 +1,16 @@
 //! Softmax attention over short sequences, and its gradient, without a matrix of scores in memory.
 //!
-//! Two units share a query (or a key): each holds half of a head's channels in registers, reads the rows of the
-//! other tokens from the cache, and adds its half of a dot product to its neighbour's. Where planes cannot
-//! shuffle, one unit holds all. A bias of the keys adds
-//! one number to all scores of a query, which softmax does not see: it is left out.
+//! A few neighbouring units share a query (or a key): each holds some of a head's channels in registers, reads
+//! those of the other tokens from the cache, and adds its part of a dot product to the others'. Their channels
+//! alternate, so that together they read whole sectors of memory. Where planes cannot shuffle, one unit holds
+//! all. A bias of the keys adds one number to all scores of a query, which softmax does not see: it is left out.
 
 use cubecl::prelude::*;
 
 /// How a head's channels lie in units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Sharing {
-    /// Units that share a row, 1 or 2.
+    /// Units that share a row: 1, 2 or 4.
     pub(super) units: usize,
     /// Vectors of four channels that each holds.
     pub(super) vectors: usize,
@@ -19,11 +19,17 @@ pub(super) struct Sharing {
 /// The sum over a row's units.
 #[cube]
 fn row_sum(own: Vector<f32, Const<4>>, #[comptime] sharing: Sharing) -> f32 {
-    let sum = own.vector_sum();
-    if comptime!(sharing.units == 2) { sum + plane_shuffle_xor(sum, 1) } else { sum }
+    let mut sum = own.vector_sum();
+    if comptime!(sharing.units > 1) {
+        sum += plane_shuffle_xor(sum, 1);
+    }
+    if comptime!(sharing.units > 2) {
+        sum += plane_shuffle_xor(sum, 2);
+    }
+    sum
 }
 
-/// Where the unit's row stands: its token, its head's first channel (in vectors, of its half) and its sequence.
+/// Where the unit's row stands: its token, its first channel (in vectors) and its sequence.
 #[cube]
 fn place(
     row: u32,
@@ -34,7 +40,7 @@ fn place(
     let token = row % a_sequence;
     let head = (row / a_sequence) % heads;
     let part = ABSOLUTE_POS as usize % sharing.units;
-    let channel = (head as usize * sharing.units + part) * sharing.vectors;
+    let channel = head as usize * comptime!(sharing.units * sharing.vectors) + part;
     (token, channel, row / (a_sequence * heads))
 }
 
@@ -64,6 +70,7 @@ pub(super) fn attention_forward<F: Float>(
     }
     let (query, channel, sequence) = place(row, queries, heads, sharing);
     let share = comptime!(sharing.vectors);
+    let units = comptime!(sharing.units);
     let width = heads as usize * comptime!(sharing.units * sharing.vectors);
     let first = sequence as usize * tokens as usize * (3 * width) + channel;
 
@@ -72,8 +79,8 @@ pub(super) fn attention_forward<F: Float>(
     let at = first + query as usize * (3 * width);
     #[unroll]
     for i in 0..share {
-        let value: Vector<f32, Const<4>> = Vector::cast_from(qkv[at + i]);
-        q[i] = (value + bias[channel + i]) * Vector::new(scale);
+        let value: Vector<f32, Const<4>> = Vector::cast_from(qkv[at + i * units]);
+        q[i] = (value + bias[channel + i * units]) * Vector::new(scale);
         mixed[i] = Vector::new(0.0);
     }
     let mut top = f32::new(-1e30);
@@ -83,7 +90,7 @@ pub(super) fn attention_forward<F: Float>(
         let mut dot = Vector::<f32, Const<4>>::new(0.0);
         #[unroll]
         for i in 0..share {
-            let k: Vector<f32, Const<4>> = Vector::cast_from(qkv[at + i]);
+            let k: Vector<f32, Const<4>> = Vector::cast_from(qkv[at + i * units]);
             dot += q[i] * k;
         }
         let score = row_sum(dot, sharing);
@@ -97,7 +104,7 @@ pub(super) fn attention_forward<F: Float>(
         top = higher;
         #[unroll]
         for i in 0..share {
-            let v: Vector<f32, Const<4>> = Vector::cast_from(qkv[at + width + i]);
+            let v: Vector<f32, Const<4>> = Vector::cast_from(qkv[at + width + i * units]);
             mixed[i] = mixed[i] * Vector::new(shrink) + v * Vector::new(p);
         }
     }
@@ -105,8 +112,8 @@ pub(super) fn attention_forward<F: Float>(
         let to = (sequence as usize * queries as usize + query as usize) * width + channel;
         #[unroll]
         for i in 0..share {
-            let value = mixed[i] * Vector::new(1.0 / total) + bias[2 * width + channel + i];
-            out[to + i] = Vector::cast_from(value);
+            let value = mixed[i] * Vector::new(1.0 / total) + bias[2 * width + channel + i * units];
+            out[to + i * units] = Vector::cast_from(value);
         }
         if ABSOLUTE_POS as usize % sharing.units == 0 {
             normaliser[row as usize] = top + f32::ln(total);
@@ -140,6 +147,7 @@ pub(super) fn attention_backward_queries<F: Float>(
     }
     let (query, channel, sequence) = place(row, queries, heads, sharing);
     let share = comptime!(sharing.vectors);
+    let units = comptime!(sharing.units);
     let width = heads as usize * comptime!(sharing.units * sharing.vectors);
     let first = sequence as usize * tokens as usize * (3 * width) + channel;
     let own = first + query as usize * (3 * width);
@@ -151,38 +159,38 @@ pub(super) fn attention_backward_queries<F: Float>(
     let mut dot = Vector::<f32, Const<4>>::new(0.0);
     #[unroll]
     for i in 0..share {
-        let value: Vector<f32, Const<4>> = Vector::cast_from(qkv[own + i]);
-        q[i] = (value + bias[channel + i]) * Vector::new(scale);
-        d[i] = Vector::cast_from(dout[from + i]);
+        let value: Vector<f32, Const<4>> = Vector::cast_from(qkv[own + i * units]);
+        q[i] = (value + bias[channel + i * units]) * Vector::new(scale);
+        d[i] = Vector::cast_from(dout[from + i * units]);
         dq[i] = Vector::new(0.0);
-        let o: Vector<f32, Const<4>> = Vector::cast_from(out[from + i]);
-        dot += d[i] * (o - bias[2 * width + channel + i]);
+        let o: Vector<f32, Const<4>> = Vector::cast_from(out[from + i * units]);
+        dot += d[i] * (o - bias[2 * width + channel + i * units]);
     }
     let mean = row_sum(dot, sharing);
     let normal = normaliser[row as usize];
     for key in 0..tokens {
         let at = first + key as usize * (3 * width) + width;
+        let mut k = Array::<Vector<f32, Const<4>>>::new(share);
         let mut of_k = Vector::<f32, Const<4>>::new(0.0);
         let mut of_v = Vector::<f32, Const<4>>::new(0.0);
         #[unroll]
         for i in 0..share {
-            let k: Vector<f32, Const<4>> = Vector::cast_from(qkv[at + i]);
-            let v: Vector<f32, Const<4>> = Vector::cast_from(qkv[at + width + i]);
-            of_k += q[i] * k;
+            k[i] = Vector::cast_from(qkv[at + i * units]);
+            let v: Vector<f32, Const<4>> = Vector::cast_from(qkv[at + width + i * units]);
+            of_k += q[i] * k[i];
             of_v += d[i] * v;
         }
         let p = f32::exp(row_sum(of_k, sharing) - normal);
         let slope = p * (row_sum(of_v, sharing) - mean);
         #[unroll]
         for i in 0..share {
-            let k: Vector<f32, Const<4>> = Vector::cast_from(qkv[at + i]);
-            dq[i] += k * Vector::new(slope);
+            dq[i] += k[i] * Vector::new(slope);
         }
     }
     if own_row < rows {
         #[unroll]
         for i in 0..share {
-            dqkv[own + i] = Vector::cast_from(dq[i] * Vector::new(scale));
+            dqkv[own + i * units] = Vector::cast_from(dq[i] * Vector::new(scale));
         }
         if ABSOLUTE_POS as usize % sharing.units == 0 {
             delta[row as usize] = mean;
@@ -214,6 +222,7 @@ pub(super) fn attention_backward_keys<F: Float>(
     }
     let (key, channel, sequence) = place(row, tokens, heads, sharing);
     let share = comptime!(sharing.vectors);
+    let units = comptime!(sharing.units);
     let width = heads as usize * comptime!(sharing.units * sharing.vectors);
     let first = sequence as usize * tokens as usize * (3 * width) + channel;
     let own = first + key as usize * (3 * width);
@@ -223,13 +232,19 @@ pub(super) fn attention_backward_keys<F: Float>(
     let mut v = Array::<Vector<f32, Const<4>>>::new(share);
     let mut dk = Array::<Vector<f32, Const<4>>>::new(share);
     let mut dv = Array::<Vector<f32, Const<4>>>::new(share);
+    let mut of_bias = Vector::<f32, Const<4>>::new(0.0);
     #[unroll]
     for i in 0..share {
-        k[i] = Vector::cast_from(qkv[own + width + i]);
-        v[i] = Vector::cast_from(qkv[own + 2 * width + i]);
+        let value: Vector<f32, Const<4>> = Vector::cast_from(qkv[own + width + i * units]);
+        k[i] = value * Vector::new(scale);
+        v[i] = Vector::cast_from(qkv[own + 2 * width + i * units]);
         dk[i] = Vector::new(0.0);
         dv[i] = Vector::new(0.0);
+        of_bias += bias[channel + i * units] * k[i];
     }
+    // What the bias of the queries adds to every score of this key.
+    let shift = row_sum(of_bias, sharing);
+    let mut slopes = f32::new(0.0);
     for query in 0..queries {
         let at = first + query as usize * (3 * width);
         let from = (sequence as usize * queries as usize + query as usize) * width + channel;
@@ -239,14 +254,15 @@ pub(super) fn attention_backward_keys<F: Float>(
         let mut of_d = Vector::<f32, Const<4>>::new(0.0);
         #[unroll]
         for i in 0..share {
-            let value: Vector<f32, Const<4>> = Vector::cast_from(qkv[at + i]);
-            q[i] = (value + bias[channel + i]) * Vector::new(scale);
-            d[i] = Vector::cast_from(dout[from + i]);
+            q[i] = Vector::cast_from(qkv[at + i * units]);
+            d[i] = Vector::cast_from(dout[from + i * units]);
             of_q += q[i] * k[i];
             of_d += d[i] * v[i];
         }
-        let p = f32::exp(row_sum(of_q, sharing) - normaliser[of_head + query as usize]);
+        let score = row_sum(of_q, sharing) + shift;
+        let p = f32::exp(score - normaliser[of_head + query as usize]);
         let slope = p * (row_sum(of_d, sharing) - delta[of_head + query as usize]);
+        slopes += slope;
         #[unroll]
         for i in 0..share {
             dv[i] += d[i] * Vector::new(p);
@@ -256,13 +272,14 @@ pub(super) fn attention_backward_keys<F: Float>(
     if own_row < rows {
         #[unroll]
         for i in 0..share {
-            dqkv[own + width + i] = Vector::cast_from(dk[i]);
-            dqkv[own + 2 * width + i] = Vector::cast_from(dv[i]);
+            let all = dk[i] + bias[channel + i * units] * Vector::new(slopes);
+            dqkv[own + width + i * units] = Vector::cast_from(all * Vector::new(scale));
+            dqkv[own + 2 * width + i * units] = Vector::cast_from(dv[i]);
         }
         if key >= queries {
             #[unroll]
             for i in 0..share {
-                dqkv[own + i] = Vector::cast_from(Vector::<f32, Const<4>>::new(0.0));
+                dqkv[own + i * units] = Vector::cast_from(Vector::<f32, Const<4>>::new(0.0));
             }
         }
     }

@@ -3,7 +3,7 @@
 use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeBackend;
-use burn_cubecl::kernel::{cast, into_contiguous, slice};
+use burn_cubecl::kernel::{into_contiguous, slice};
 use burn_cubecl::ops::{numeric::empty_device_contiguous_dtype, reshape};
 use burn_cubecl::tensor::CubeTensor;
 
@@ -79,10 +79,10 @@ pub(super) fn forward(x: CubeTensor, parameters: Parameters, form: Form) -> (Cub
     let factor = form.factor();
 
     let (norm1, stats1) = norm(&x, &p.norm1_weight, &p.norm1_bias, factor); // [B T, D]
-    let qkv_weight = cast(p.qkv_weight, factor);
+    let qkv_weight = as_factor(p.qkv_weight, factor);
     let qkv = form.product(&norm1, &qkv_weight, factor).run(); // [B T, 3 D]
     let (mixed, normaliser) = attention(&qkv, &p.qkv_bias, lengths); // [B Q, D]
-    let proj_weight = cast(p.proj_weight, factor);
+    let proj_weight = as_factor(p.proj_weight, factor);
     let residual = match lengths.queries == lengths.tokens {
         true => x,
         false => slice(x, &[0..lengths.sequences, 0..lengths.queries, 0..lengths.width]),
@@ -95,10 +95,10 @@ pub(super) fn forward(x: CubeTensor, parameters: Parameters, form: Form) -> (Cub
     };
     let middle = middle.run(); // [B Q, D]
     let (norm2, stats2) = norm(&middle, &p.norm2_weight, &p.norm2_bias, factor);
-    let fc1_weight = cast(p.fc1_weight, factor);
+    let fc1_weight = as_factor(p.fc1_weight, factor);
     let hidden = form.product(&norm2, &fc1_weight, factor).run(); // [B Q, 4 D]
     let active = gelu(&hidden, &p.fc1_bias);
-    let fc2_weight = cast(p.fc2_weight, factor);
+    let fc2_weight = as_factor(p.fc2_weight, factor);
     let out = Product {
         bias: Some(&p.fc2_bias),
         plus: Some(&middle),
@@ -122,8 +122,8 @@ pub(super) fn backward(
     let x = into_contiguous(x);
     let lengths = Lengths::of(&x, form);
     let factor = form.factor();
-    let weight = |w: CubeTensor| cast(w, factor);
-    let dout = matrix(into_contiguous(dout), lengths.asked()); // [B Q, D]
+    let weight = |w: CubeTensor| as_factor(w, factor);
+    let dout = matrix(dout, lengths.asked()); // [B Q, D]
 
     let (d, fc2_bias) = column_sums(&dout, factor);
     let dactive = form.product(&d, &weight(p.fc2_weight), factor).rhs_transposed().run(); // [B Q, 4 D]
@@ -135,7 +135,7 @@ pub(super) fn backward(
     drop(dhidden);
     let every = [lengths.queries; 2];
     let of_norm2 =
-        norm_gradient(dnorm, &saved.middle, &saved.stats2, &p.norm2_weight, dout, every);
+        norm_gradient(dnorm, &saved.middle, &saved.stats2, &p.norm2_weight, dout, every, factor);
     let dmixed =
         form.product(&of_norm2.rounded, &weight(p.proj_weight), factor).rhs_transposed().run(); // [B Q, D]
     let proj_weight =
@@ -151,7 +151,7 @@ pub(super) fn backward(
     let x = matrix(x, lengths.rows());
     let some = [lengths.tokens, lengths.queries];
     let of_norm1 =
-        norm_gradient(dnorm, &x, &saved.stats1, &p.norm1_weight, of_norm2.input, some);
+        norm_gradient(dnorm, &x, &saved.stats1, &p.norm1_weight, of_norm2.input, some, DType::F32);
     BlockGradients {
         x: reshape(of_norm1.input, shape),
         parameters: BlockParameters {
@@ -171,10 +171,15 @@ pub(super) fn backward(
     }
 }
 
-/// A tensor as a matrix of that many rows.
+/// A tensor as a matrix of that many rows. Burn's own results may have padded rows on CUDA; ours have none.
 pub(super) fn matrix(tensor: CubeTensor, rows: usize) -> CubeTensor {
     let columns = tensor.shape().num_elements() / rows;
-    reshape(tensor, Shape::new([rows, columns]))
+    reshape(into_contiguous(tensor), Shape::new([rows, columns]))
+}
+
+/// A matrix in the type of a product's factors.
+pub(super) fn as_factor(tensor: CubeTensor, dtype: DType) -> CubeTensor {
+    into_contiguous(burn_cubecl::kernel::cast(tensor, dtype))
 }
 
 /// Memory for a tensor, on the device of another.

@@ -5,12 +5,23 @@ use cubecl::prelude::*;
 use super::sums::lane_sum;
 
 /// The standard normal distribution and its density at each value.
+///
+/// The tail beyond `|x|` is a polynomial of `t = 1 / (1 + p |x|)` times the exponential that the density
+/// needs anyway: Abramowitz and Stegun, formula 26.2.17, off by less than 1e-7. A quarter of `erf`'s work.
 #[cube]
 fn normal(x: Vector<f32, Const<4>>) -> (Vector<f32, Const<4>>, Vector<f32, Const<4>>) {
-    let below = (Vector::erf(x * Vector::new(std::f32::consts::FRAC_1_SQRT_2)) + Vector::new(1.0))
-        * Vector::new(0.5);
-    let density = Vector::exp(x * x * Vector::new(-0.5)) * Vector::new(0.398_942_3);
-    (below, density)
+    let one = Vector::<f32, Const<4>>::new(1.0);
+    let t = one / (one + Vector::abs(x) * Vector::new(0.231_641_9));
+    let e = Vector::exp(x * x * Vector::new(-0.5));
+    // The published coefficients over sqrt(2 pi).
+    let mut tail = t * Vector::new(0.530_702_7) - Vector::new(0.726_576_0);
+    tail = tail * t + Vector::new(0.710_706_87);
+    tail = tail * t - Vector::new(0.142_248_37);
+    tail = tail * t + Vector::new(0.127_414_8);
+    tail = tail * t * e;
+    let zero = Vector::<f32, Const<4>>::new(0.0);
+    let below = select_many(x.less_than(&zero), tail, one - tail);
+    (below, e * Vector::new(0.398_942_3))
 }
 
 /// `out = gelu(x + bias)`; `x`, `out` `[M, C]`, `bias` `[C]`. A unit takes one place of four channels.

@@ -94,7 +94,8 @@ pub(super) struct NormGradient {
     pub(super) before: CubeTensor,
 }
 
-/// See [`norm_backward`]: `dout` `[M, D]`; `past` holds `queries` of each `tokens` rows.
+/// See [`norm_backward`]: `dout` `[M, D]`; `past` holds `queries` of each `tokens` rows. The gradient is given as
+/// `factor` too.
 pub(super) fn norm_gradient(
     dout: CubeTensor,
     x: &CubeTensor,
@@ -102,11 +103,12 @@ pub(super) fn norm_gradient(
     weight: &CubeTensor,
     past: CubeTensor,
     [tokens, queries]: [usize; 2],
+    factor: DType,
 ) -> NormGradient {
     let (rows, width) = (dout.shape()[0], dout.shape()[1]);
-    let rounded = dout.dtype != DType::F32;
+    let rounded = factor != DType::F32;
     let input = empty(x, [rows, width], DType::F32);
-    let as_factor = if rounded { empty(x, [rows, width], dout.dtype) } else { nothing(x) };
+    let as_factor = if rounded { empty(x, [rows, width], factor) } else { nothing(x) };
     let Rows { dim, columns, summing } = Rows::of(x, width);
     let a_chunk = rows.div_ceil(CUBES);
     let chunks = rows.div_ceil(a_chunk);
@@ -366,12 +368,14 @@ fn scale(lengths: Lengths) -> f32 {
     ((lengths.width / lengths.heads) as f32).sqrt().recip()
 }
 
-/// Channels of a head that two units of a plane can share.
-pub(super) const HEAD_STEP: usize = 2 * VECTOR;
+/// Most units that share a row of attention: four read a whole sector of memory at a time.
+const MOST_SHARING: usize = 4;
 
 fn sharing(client: &Client, lengths: Lengths) -> Sharing {
-    let units = if plane_size(client).is_some() { 2 } else { 1 };
-    Sharing { units, vectors: lengths.width / lengths.heads / (VECTOR * units) }
+    let vectors = lengths.width / lengths.heads / VECTOR;
+    let most = if plane_size(client).is_some() { MOST_SHARING } else { 1 };
+    let units = (1 << vectors.trailing_zeros()).min(most);
+    Sharing { units, vectors: vectors / units }
 }
 
 /// At least that many cubes, in rows that every device's grid can hold.
@@ -380,7 +384,10 @@ fn count(cubes: usize) -> CubeCount {
     CubeCount::Static(cubes.div_ceil(lines) as u32, lines as u32, 1)
 }
 
+/// # Panics
+/// If the tensor has gaps: the kernels know none.
 fn argument(tensor: &CubeTensor) -> BufferArg {
+    assert!(tensor.is_contiguous(), "kernels read contiguous memory, got {tensor:?}");
     tensor.clone().into_buffer_arg()
 }
 

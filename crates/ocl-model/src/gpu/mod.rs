@@ -298,7 +298,7 @@ pub(crate) fn serves(device: &Device, tokens: usize, width: usize, heads: usize)
     }
     let most_units = device.client().properties().hardware.max_units_per_cube as usize;
     tokens <= MOST_TOKENS
-        && (width / heads).is_multiple_of(launch::HEAD_STEP)
+        && (width / heads).is_multiple_of(launch::VECTOR)
         && (width / launch::VECTOR).next_multiple_of(32) <= most_units
 }
 

@@ -3,11 +3,11 @@
 use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
-use burn_cubecl::ops::numeric::{add, empty_device_contiguous_dtype};
+use burn_cubecl::ops::numeric::add;
 use burn_cubecl::tensor::CubeTensor;
 
 #[cfg(feature = "cuda")]
-use super::cublas;
+use super::{block::empty, cublas};
 use crate::precision::Precision;
 
 /// `lhs rhs`, plus a bias of each column, plus a matrix.
@@ -23,6 +23,8 @@ pub(super) struct Product<'a> {
     /// `[rows, columns]`, of the result's type.
     pub(super) plus: Option<&'a CubeTensor>,
     pub(super) out: DType,
+    /// Read by cuBLASLt alone: burn's products choose for themselves.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
     pub(super) precision: Precision,
 }
 
@@ -55,7 +57,7 @@ impl<'a> Product<'a> {
     pub(super) fn dims(&self) -> [usize; 3] {
         let dims = |x: &CubeTensor, transposed: bool| {
             let shape = x.shape();
-            assert_eq!(shape.num_dims(), 2, "a factor is a matrix, got {shape:?}");
+            assert!(shape.num_dims() == 2 && x.is_contiguous(), "a factor is a matrix, got {x:?}");
             if transposed { [shape[1], shape[0]] } else { [shape[0], shape[1]] }
         };
         let [rows, inner] = dims(self.lhs, self.lhs_transposed);
@@ -70,9 +72,7 @@ impl<'a> Product<'a> {
         #[cfg(feature = "cuda")]
         if cublas::serves(self.lhs) {
             let [rows, _, columns] = self.dims();
-            let (client, device) = (self.lhs.client.clone(), self.lhs.device.clone());
-            let shape = Shape::new([rows, columns]);
-            let out = empty_device_contiguous_dtype(client, device, shape, self.out);
+            let out = empty(self.lhs, [rows, columns], self.out);
             cublas::launch(&self, &out);
             return out;
         }

@@ -8,11 +8,11 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata, backend_extension};
 use burn::tensor::{DType, Tensor};
 use burn_cubecl::CubeBackend;
-use burn_cubecl::kernel::{cast, into_contiguous};
+use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::reshape;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::block::{factor, matrix};
+use super::block::{as_factor, factor, matrix};
 use super::launch::column_sums;
 use super::product::Product;
 use crate::precision::Precision;
@@ -49,11 +49,11 @@ impl ProjectionPasses for CubeBackend {
         places: CubeTensor,
         precision: Precision,
     ) -> CubeTensor {
-        let [patches, weight, bias, places] = [patches, weight, bias, places].map(into_contiguous);
+        let [weight, bias] = [weight, bias].map(into_contiguous);
         let shape = places.shape();
         let rows = shape[0] * shape[1];
-        let patches = cast(matrix(patches, rows), factor(precision));
-        let weight = cast(weight, factor(precision));
+        let patches = as_factor(matrix(patches, rows), factor(precision));
+        let weight = as_factor(weight, factor(precision));
         let places = matrix(places, rows);
         let tokens = Product {
             bias: Some(&bias),
@@ -72,8 +72,8 @@ impl ProjectionPasses for CubeBackend {
     ) -> (CubeTensor, CubeTensor) {
         let shape = dout.shape();
         let rows = shape[0] * shape[1];
-        let (d, bias) = column_sums(&matrix(into_contiguous(dout), rows), factor(precision));
-        let patches = cast(matrix(into_contiguous(patches), rows), factor(precision));
+        let (d, bias) = column_sums(&matrix(dout, rows), factor(precision));
+        let patches = as_factor(matrix(patches, rows), factor(precision));
         let weight = Product::of(&patches, &d, DType::F32, precision).lhs_transposed().run();
         (weight, bias)
     }

@@ -66,10 +66,9 @@ fn block(width: usize, heads: usize, device: &Device) -> Block {
     Block::new(&config, 0, &mut Init::new(9, device)).map(&mut Disturb(device, 0.0))
 }
 
-/// Sequences, tokens, width, heads: several chunks of rows and columns, uneven last ones, a width that fills no
-/// plane, one token, as many as there may be.
-const CASES: [(usize, usize, usize, usize); 5] =
-    [(70, 11, 32, 4), (3, 33, 64, 2), (1, 1, 48, 2), (2, 64, 16, 1), (300, 10, 192, 3)];
+/// Sequences, tokens, width, heads: several chunks of rows and columns and uneven last ones, heads of two, four and
+/// an odd number of vectors, a width that fills no plane, as many tokens as there may be.
+const CASES: [(usize, usize, usize, usize); 3] = [(70, 11, 32, 4), (3, 33, 48, 3), (2, 64, 36, 3)];
 
 #[test]
 fn it_equals_the_plain_block_in_values_and_gradients() {

@@ -12,6 +12,7 @@ use burn_cubecl::{CubeBackend, CubeDevice};
 use cubecl::prelude::*;
 
 use super::{Factors, Moments};
+use crate::gradients::total;
 
 /// Most cubes that move one parameter; each leaves the sum of its gradients' squares.
 const CUBES: usize = 512;
@@ -47,7 +48,7 @@ impl SharedSquares {
 
     /// The sum of them all, `[1]`, if any was moved here.
     pub(super) fn sum(self) -> Option<Tensor<1>> {
-        self.sums.map(Tensor::sum)
+        self.sums.map(total)
     }
 }
 
@@ -219,5 +220,40 @@ fn move_kernel(
     }
     if UNIT_POS == 0 {
         squares[(place + CUBE_POS_X) as usize] = shared[0];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{AdamW, AdamWConfig, move_plain};
+    use super::*;
+    use burn::tensor::{Device, TensorData};
+
+    #[test]
+    fn one_kernel_equals_the_plain_update() {
+        let device = Device::default();
+        let config = AdamWConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.05 };
+        let factors = AdamW { steps: 3, ..AdamW::new(config) }.factors(0.1, true);
+        let mut shared = SharedSquares::of(2);
+        let mut sum = 0.0;
+        // More values than units, so that each moves several; and a few.
+        for length in [600_004, 12] {
+            let wave = |phase: f32| {
+                let values: Vec<f32> =
+                    (0..length).map(|i| (i as f32 * 0.37 + phase).sin()).collect();
+                Tensor::<1>::from_data(TensorData::new(values, [length]), &device)
+            };
+            assert!(serves(&wave(0.0)));
+            let old = || Moments { first: wave(1.0), second: wave(2.0).square() };
+            let (a, m, squares) = move_plain(&factors, wave(0.0), wave(3.0), old());
+            let (b, n) = move_on_gpu(&factors, wave(0.0), wave(3.0), old(), &mut shared);
+            sum += squares.into_scalar::<f32>();
+            for (a, b) in [(a, b), (m.first, n.first), (m.second, n.second)] {
+                let worst: f32 = (a - b).abs().max().into_scalar();
+                assert!(worst < 1e-6, "differs by {worst}");
+            }
+        }
+        let found: f32 = shared.sum().expect("two parameters were moved").into_scalar();
+        assert!((found / sum - 1.0).abs() < 1e-5, "{found}, not {sum}");
     }
 }
