@@ -1,8 +1,8 @@
 //! `cargo xtask bench-gpu`: what a GPU makes of a training step, in one command.
 //!
-//! First the golden tests there: a fast wrong step is worth nothing. Then the step of ViT-B and ViT-L on
-//! made-up patches, a line each, with the memory in use at most; then the same of a PyTorch program, if one is
-//! given. The steps compute in f32, which GPUs with tensor cores do as TF32, and in bf16.
+//! First the golden tests and those of the kernels there: a fast wrong step is worth nothing. Then the step of
+//! ViT-B and ViT-L on synthetic patches, all by one process, whose kernels are compiled once; then the same of a
+//! PyTorch program, if one is given, a line each with the memory in use at most.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use crate::own_help;
 const SIZES: [&str; 2] = ["base", "large"];
 const BATCHES: [&str; 2] = ["512", "1800"];
 const MASK_RATIOS: [&str; 2] = ["0.9", "0.75"];
-const PRECISIONS: [&str; 2] = ["f32", "bf16"];
+const PRECISIONS: [&str; 3] = ["f32", "tf32", "bf16"];
 
 /// Golden tests, then step times.
 pub(crate) fn command(args: Vec<OsString>) -> Result<(), Failure> {
@@ -34,20 +34,23 @@ pub(crate) fn command(args: Vec<OsString>) -> Result<(), Failure> {
     if let Some(other) = args.first() {
         return Err(Failure::usage(format!("bench-gpu knows no `{}`", other.to_string_lossy())));
     }
+    let features = ["--no-default-features", "--features", backend.name()];
+    let test = |package: &str, which: &[&str]| {
+        let mut cargo = command::cargo(&["test", "--release", "-p", package]);
+        command::run(cargo.args(features).args(which).env("BURN_DEVICE", backend.name()))
+    };
     println!("golden tests on {}", backend.name());
-    let mut golden = command::cargo(&["test", "--release", "-p", "ocl-train", "--test", "golden"]);
-    command::run(golden.args(["--no-default-features", "--features", backend.name()]))?;
+    test("ocl-train", &["--test", "golden", "--", "--nocapture"])?;
+    test("ocl-model", &["--lib", "--", "gpu::tests::"])?;
 
+    let mut step = command::cargo(&["bench", "-q", "-p", "ocl-train", "--bench", "step"]);
+    step.args(features).args(["--", "--backend", backend.name()]);
+    step.args(["--model", &SIZES.join(","), "--batch", &BATCHES.join(",")]);
+    step.args(["--mask-ratio", &MASK_RATIOS.join(","), "--precision", &PRECISIONS.join(",")]);
+    timed(&mut step);
     for size in SIZES {
         for batch in BATCHES {
             for mask_ratio in MASK_RATIOS {
-                for precision in PRECISIONS {
-                    let mut step = command::cargo(&["bench", "-q", "-p", "ocl-train"]);
-                    step.args(["--bench", "step", "--no-default-features", "--features"]);
-                    step.args([backend.name(), "--", "--model", size, "--batch", batch]);
-                    step.args(["--mask-ratio", mask_ratio, "--backend", backend.name()]);
-                    timed(step.args(["--precision", precision]));
-                }
                 for way in peer.iter().flat_map(|_| PEER_WAYS) {
                     let mut torch = Command::new("python3");
                     torch.args(&peer).args([size, batch, mask_ratio, "--device", "cuda"]);

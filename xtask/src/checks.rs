@@ -131,6 +131,9 @@ pub(crate) fn ci(args: Vec<OsString>) -> Result<(), Failure> {
         let mut goldens = test_command(Backend::Wgpu, &[]);
         goldens.arg("--locked").args(GOLDEN_TESTS.iter().flat_map(|name| ["--test", name]));
         steps.cargo("goldens on wgpu", &mut goldens)?;
+        let mut kernels = test_command(Backend::Wgpu, &[]);
+        kernels.args(["--locked", "--lib", "--", "gpu::tests::"]);
+        steps.cargo("kernels on wgpu", &mut kernels)?;
     }
     steps.summary(with_wgpu);
     Ok(())

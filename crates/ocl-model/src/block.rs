@@ -12,6 +12,10 @@ use crate::init::Init;
 use crate::layers::{LayerNorm, LayerScale, Linear};
 use crate::precision::{Precision, assert_f32};
 
+/// Tokens of a sequence up to which a GPU runs a block in kernels of its own, where attention needs no matrix of
+/// scores in memory; beyond, as tensor operations.
+pub const GPU_BLOCK_TOKENS: usize = 64;
+
 /// Multi-head self-attention with a bias on queries, keys and values.
 #[derive(Module, Debug)]
 pub struct Attention {

@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use ocl_data::{Batch, View};
+use ocl_model::{GPU_BLOCK_TOKENS, Precision};
 
+use crate::backend::Backend;
 use crate::plan::{Plan, PlanError};
 use crate::trainer::Trainer;
 
@@ -23,11 +25,23 @@ pub struct Estimate {
     pub step_secs: Option<f64>,
 }
 
-/// Values that backward keeps for a token of width 1 in a block: inputs and outputs of two norms, of
-/// queries, keys and values twice (permuted), attention, projection, two residuals, and the MLP's hidden
-/// layer before and after GELU.
-fn kept_values(mlp_ratio: usize) -> usize {
-    14 + 2 * mlp_ratio
+/// Bytes that the backward pass keeps of a block for each token and channel, and those that it needs beside
+/// while it works on one block.
+///
+/// On GPUs (`ocl-model/src/gpu`): input and middle of the residual stream in f32, and factors of products in their
+/// own type: two norms, queries, keys, values, attention and the hidden layer; beside, that layer's gradient,
+/// its own and its output's. Elsewhere in f32: inputs and outputs of two norms, of queries, keys and values twice
+/// (permuted), attention, projection, two residuals, and the hidden layer before and after GELU.
+fn kept_bytes(plan: &Plan, backend: Backend, tokens: usize) -> (usize, usize) {
+    let hidden = plan.model.mlp_ratio;
+    if backend == Backend::Flex || tokens > GPU_BLOCK_TOKENS {
+        return (4 * (14 + 2 * hidden), 0);
+    }
+    let factor = match plan.precision {
+        Precision::F32 | Precision::Tf32 => 4,
+        Precision::Bf16 => 2,
+    };
+    (8 + (6 + hidden) * factor, 12 + 3 * hidden * factor)
 }
 
 /// Batches in memory: two that the loader makes ahead, the one it puts together, the one being learnt from.
@@ -35,15 +49,12 @@ const BATCHES: usize = 4;
 
 impl Estimate {
     /// Counts what can be counted without running anything.
-    pub fn count(plan: &Plan) -> Self {
-        let model = &plan.model;
-        let (sequences, tokens) = plan.method.sequences(model.patches());
-        let kept = View::Train(plan.view()).kept();
+    pub fn count(plan: &Plan, backend: Backend) -> Self {
         Self {
-            parameters: model.parameters(),
-            kept,
-            macs_per_image: 3 * sequences as u64 * model.cls_macs(tokens),
-            peak_bytes: peak_bytes(plan, plan.chunk),
+            parameters: plan.model.parameters(),
+            kept: View::Train(plan.view()).kept(),
+            macs_per_image: macs_per_image(plan),
+            peak_bytes: peak_bytes(plan, plan.chunk, backend),
             step_secs: None,
         }
     }
@@ -72,22 +83,32 @@ impl Estimate {
     }
 }
 
+/// Multiply-adds of forward and backward for an image.
+pub(crate) fn macs_per_image(plan: &Plan) -> u64 {
+    let (sequences, tokens) = plan.method.sequences(plan.model.patches());
+    3 * sequences as u64 * plan.model.cls_macs(tokens)
+}
+
 /// Peak memory of a step in bytes when `chunk` images are in memory at once: parameters, gradients (and
 /// their sum, when there are several grains) and moments, activations of the chunk, embeddings, similarities,
-/// and the batches that the loader holds. All are counted as f32, which with products in bf16 is too much.
-pub(crate) fn peak_bytes(plan: &Plan, chunk: usize) -> u64 {
+/// and the batches that the loader holds.
+pub(crate) fn peak_bytes(plan: &Plan, chunk: usize, backend: Backend) -> u64 {
     let model = &plan.model;
     let (sequences, tokens) = plan.method.sequences(model.patches());
     let kept = View::Train(plan.view()).kept();
-    let per_block = sequences * tokens * model.width * kept_values(model.mlp_ratio)
-        + 2 * sequences * model.heads * tokens * tokens;
-    let activations = chunk * model.depth * per_block;
+    let (each, beside) = kept_bytes(plan, backend, tokens);
+    let values = sequences * tokens * model.width;
+    let scores = match beside {
+        0 => 8 * sequences * model.heads * tokens * tokens,
+        _ => 0,
+    };
+    let activations = chunk * (model.depth * (values * each + scores) + values * beside);
     let copies = if plan.grain < plan.batch { 5 } else { 4 };
     let embeddings = 8 * plan.batch * sequences * model.width;
     let similarities = 6 * (plan.batch * plan.batch).min(ocl_loss::TILE);
     let batches = BATCHES * plan.batch * kept * model.patch_len();
-    let values = copies * model.parameters() + activations + embeddings + similarities + batches;
-    4 * values as u64
+    let others = copies * model.parameters() + embeddings + similarities + batches;
+    (activations + 4 * others) as u64
 }
 
 /// A batch of the plan's shape with made-up pixels.

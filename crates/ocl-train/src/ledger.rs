@@ -11,7 +11,7 @@ use burn::tensor::Tensor;
 
 use crate::capture::{self, Capture};
 use crate::error::TrainError;
-use crate::estimate::Estimate;
+use crate::estimate::macs_per_image;
 use crate::journal::{Journal, StepRecord};
 use crate::monitor::{Spectrum, spectrum};
 use crate::plan::Plan;
@@ -46,7 +46,7 @@ impl<'a, O: FnMut(Event<'_>)> Ledger<'a, O> {
         Self {
             plan,
             run,
-            macs_per_image: Estimate::count(plan).macs_per_image,
+            macs_per_image: macs_per_image(plan),
             journal,
             observe,
             clock: Clock::start(),

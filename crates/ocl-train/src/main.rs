@@ -63,7 +63,7 @@ fn run(args: &PretrainArgs) -> Result<ExitCode> {
         Some(run) => resumed(run, args)?,
         None => fresh(args, &device)?,
     };
-    let estimate = Estimate::count(&plan);
+    let estimate = Estimate::count(&plan, args.backend);
     if args.dry_run {
         let estimate = estimate.with_time(&plan, &device)?;
         print!("{}\n{}", plan.to_toml(), summary(&plan, &source, &estimate, args.backend, &device));

@@ -31,12 +31,7 @@ fn row_sum(own: Vector<f32, Const<4>>, #[comptime] sharing: Sharing) -> f32 {
 
 /// Where the unit's row stands: its token, its first channel (in vectors) and its sequence.
 #[cube]
-fn place(
-    row: u32,
-    a_sequence: u32,
-    heads: u32,
-    #[comptime] sharing: Sharing,
-) -> (u32, usize, u32) {
+fn place(row: u32, a_sequence: u32, heads: u32, #[comptime] sharing: Sharing) -> (u32, usize, u32) {
     let token = row % a_sequence;
     let head = (row / a_sequence) % heads;
     let part = ABSOLUTE_POS as usize % sharing.units;

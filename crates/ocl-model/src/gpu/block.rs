@@ -141,7 +141,12 @@ pub(super) fn backward(
     let proj_weight =
         form.product(&saved.mixed, &of_norm2.rounded, DType::F32).lhs_transposed().run();
     let dqkv = attention_gradient(
-        &saved.qkv, &p.qkv_bias, &saved.mixed, dmixed, &saved.normaliser, lengths,
+        &saved.qkv,
+        &p.qkv_bias,
+        &saved.mixed,
+        dmixed,
+        &saved.normaliser,
+        lengths,
     ); // [B T, 3 D]
     let (_, qkv_bias) = column_sums(&dqkv, dqkv.dtype);
     let dnorm = form.product(&dqkv, &weight(p.qkv_weight), factor).rhs_transposed().run(); // [B T, D]
@@ -183,7 +188,11 @@ pub(super) fn as_factor(tensor: CubeTensor, dtype: DType) -> CubeTensor {
 }
 
 /// Memory for a tensor, on the device of another.
-pub(super) fn empty<const N: usize>(like: &CubeTensor, dims: [usize; N], dtype: DType) -> CubeTensor {
+pub(super) fn empty<const N: usize>(
+    like: &CubeTensor,
+    dims: [usize; N],
+    dtype: DType,
+) -> CubeTensor {
     let (client, device) = (like.client.clone(), like.device.clone());
     empty_device_contiguous_dtype(client, device, Shape::new(dims), dtype)
 }

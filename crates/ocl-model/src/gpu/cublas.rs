@@ -214,10 +214,17 @@ impl Algorithm {
             true => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
             false => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
         };
-        let description =
-            result::create_matmul_desc(compute, sys::cudaDataType_t::CUDA_R_32F)?;
-        set(description, Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &i32::from(problem.rhs_transposed))?;
-        set(description, Attribute::CUBLASLT_MATMUL_DESC_TRANSB, &i32::from(problem.lhs_transposed))?;
+        let description = result::create_matmul_desc(compute, sys::cudaDataType_t::CUDA_R_32F)?;
+        set(
+            description,
+            Attribute::CUBLASLT_MATMUL_DESC_TRANSA,
+            &i32::from(problem.rhs_transposed),
+        )?;
+        set(
+            description,
+            Attribute::CUBLASLT_MATMUL_DESC_TRANSB,
+            &i32::from(problem.lhs_transposed),
+        )?;
         if problem.bias {
             let epilogue = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS;
             set(description, Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
@@ -232,7 +239,8 @@ impl Algorithm {
             let [r, c] = stored.map(|n| n as u64);
             result::create_matrix_layout(number.to_sys(), c, r, c as i64)
         };
-        let turned = |transposed: bool, [a, b]: [usize; 2]| if transposed { [b, a] } else { [a, b] };
+        let turned =
+            |transposed: bool, [a, b]: [usize; 2]| if transposed { [b, a] } else { [a, b] };
         let layouts = [
             layout(problem.factors, turned(problem.rhs_transposed, [inner, columns]))?,
             layout(problem.factors, turned(problem.lhs_transposed, [rows, inner]))?,
@@ -249,9 +257,8 @@ impl Algorithm {
                 size_of::<usize>(),
             )?;
             let [a, b, c] = layouts;
-            let found = result::get_matmul_algo_heuristic(
-                library, description, a, b, c, c, preference,
-            );
+            let found =
+                result::get_matmul_algo_heuristic(library, description, a, b, c, c, preference);
             result::destroy_matmul_pref(preference)?;
             found?
         };

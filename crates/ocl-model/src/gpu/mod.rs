@@ -32,6 +32,7 @@ use burn::backend::{
 use burn::tensor::{DType, Device, Shape, Tensor};
 use burn_cubecl::CubeBackend;
 
+use crate::block::GPU_BLOCK_TOKENS;
 pub(crate) use block::Form;
 pub(crate) use projection::gpu_projection;
 
@@ -281,9 +282,6 @@ impl<B: BlockPasses, C: CheckpointStrategy> GpuBlock for Autodiff<B, C> {
     }
 }
 
-/// Tokens of a sequence up to which attention by a pair of units a query beats products of matrices.
-const MOST_TOKENS: usize = 64;
-
 /// Whether a patch projection to this width runs here.
 pub(crate) fn projects(device: &Device, width: usize) -> bool {
     serves(device, 1, width, 1)
@@ -297,7 +295,7 @@ pub(crate) fn serves(device: &Device, tokens: usize, width: usize, heads: usize)
         return false;
     }
     let most_units = device.client().properties().hardware.max_units_per_cube as usize;
-    tokens <= MOST_TOKENS
+    tokens <= GPU_BLOCK_TOKENS
         && (width / heads).is_multiple_of(launch::VECTOR)
         && (width / launch::VECTOR).next_multiple_of(32) <= most_units
 }

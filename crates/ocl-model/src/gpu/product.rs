@@ -91,7 +91,8 @@ impl<'a> Product<'a> {
         };
         let (lhs, rhs) = (view(self.lhs, self.lhs_transposed), view(self.rhs, self.rhs_transposed));
         let out = matmul(lhs, rhs, None, MatmulStrategy::default(), self.out);
-        let mut out = out.unwrap_or_else(|error| panic!("a product of [{rows}, {columns}]: {error:?}"));
+        let mut out =
+            out.unwrap_or_else(|error| panic!("a product of [{rows}, {columns}]: {error:?}"));
         if let Some(plus) = self.plus {
             out = add(out, plus.clone());
         }
