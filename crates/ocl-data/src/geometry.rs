@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Longest side of a crop in pixels.
+pub const MOST_CROP_PX: u32 = 4096;
+
 /// The side of the crop and of its patches, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Geometry {
@@ -33,12 +36,12 @@ impl Geometry {
     /// Says what is wrong with the sides, if anything is.
     ///
     /// # Errors
-    /// A sentence when a side is 0, above 4096 px, or the crop is no multiple of the patch.
+    /// A sentence when a side is 0, above [`MOST_CROP_PX`], or the crop is no multiple of the patch.
     pub fn check(&self) -> Result<(), String> {
         let (image, patch) = (self.image_px, self.patch_px);
-        if image == 0 || patch == 0 || image > 4096 {
+        if image == 0 || patch == 0 || image > MOST_CROP_PX {
             return Err(format!(
-                "image_px {image} and patch_px {patch}: sides must be 1 to 4096 pixels"
+                "image_px {image} and patch_px {patch}: sides must be 1 to {MOST_CROP_PX} pixels"
             ));
         }
         if image % patch != 0 {

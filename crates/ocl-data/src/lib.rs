@@ -46,7 +46,7 @@ mod view;
 
 pub use decode::{ImageHeader, MAX_PIXELS, PartDecoder, decode};
 pub use error::{ImageError, LoaderError, SourceError};
-pub use geometry::{Geometry, Normalisation, kept_patches};
+pub use geometry::{Geometry, MOST_CROP_PX, Normalisation, kept_patches};
 pub use loader::{Batch, Loader, LoaderConfig, Order, StageTimes};
 pub use pack::{PackOptions, Packed, pack};
 pub use patchify::patchify;

@@ -69,7 +69,7 @@ pub struct PretrainArgs {
     /// Images in memory at once, or `auto`: as many as fit. On the CPU it changes no result
     #[arg(long, value_name = "N|auto")]
     pub chunk: Option<Chunk>,
-    /// What matrix products are computed in: f32 or bf16, on devices that have it
+    /// What matrix products are computed in: f32, or tf32 or bf16 on devices that have it
     #[arg(long)]
     pub precision: Option<Precision>,
     /// Same as --set train.seed=N

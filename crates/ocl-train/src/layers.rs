@@ -153,9 +153,11 @@ impl Recipe {
                 builder = builder.set_default::<_, config::Value>(today, value).map_err(content)?;
             }
         }
+        let mut set = vec![];
         for (variable, key, value) in environment {
             let key = today(&key);
             known(key, &format!("environment variable {variable}"))?;
+            set.push(key.to_owned());
             builder = builder.set_override(key, parse(&value)).map_err(content)?;
         }
         for pair in overrides {
@@ -163,9 +165,25 @@ impl Recipe {
                 pair.split_once('=').ok_or_else(|| RecipeError::Override(pair.clone()))?;
             let key = today(key.trim());
             known(key, "--set")?;
+            set.push(key.to_owned());
             builder = builder.set_override(key, parse(value.trim())).map_err(content)?;
         }
-        builder.build().and_then(config::Config::try_deserialize).map_err(content)
+        let built = builder.build().and_then(config::Config::try_deserialize);
+        let mut recipe: Self = built.map_err(content)?;
+        let is_set = |key: &str| set.iter().any(|set| set == key);
+        if is_set("train.epochs") && !is_set("optim.warmup_epochs") {
+            recipe.shorten_warmup(written.get_float("train.epochs").unwrap_or_default());
+        }
+        Ok(recipe)
+    }
+
+    /// Who asks for fewer epochs than a recipe's wants a shorter run of the same form: its warm-up shrinks with it.
+    fn shorten_warmup(&mut self, epochs_written: f64) {
+        let share = self.train.epochs as f64 / epochs_written;
+        if share < 1.0 && self.optim.warmup_epochs > 0.0 {
+            self.warmup_written = Some(self.optim.warmup_epochs);
+            self.optim.warmup_epochs *= share;
+        }
     }
 }
 
@@ -284,6 +302,18 @@ mod tests {
         let mut listed: Vec<_> = KEYS.iter().filter(|key| key.contains('.')).copied().collect();
         listed.sort_unstable();
         assert_eq!(keys, listed);
+    }
+
+    #[test]
+    fn a_shorter_run_warms_up_for_less() {
+        let of = |pairs: &[&str]| {
+            let recipe = set(pairs).unwrap();
+            (recipe.optim.warmup_epochs, recipe.warmup_written)
+        };
+        assert_eq!(of(&[]), (0.5, None));
+        assert_eq!(of(&["train.epochs=10"]), (0.125, Some(0.5)));
+        assert_eq!(of(&["train.epochs=80"]), (0.5, None));
+        assert_eq!(of(&["train.epochs=10", "optim.warmup_epochs=0.4"]), (0.4, None));
     }
 
     #[test]

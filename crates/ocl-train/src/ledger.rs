@@ -27,6 +27,21 @@ pub(crate) struct Pending {
     pub(crate) sample: Option<Tensor<2>>,
     pub(crate) knn_top1: Option<f64>,
     pub(crate) samples: Vec<u64>,
+    pub(crate) handed: Handed,
+}
+
+/// When a step had been handed over, and the time spent waiting for data until then.
+#[derive(Clone, Copy)]
+pub(crate) struct Handed {
+    at: Instant,
+    waited: Duration,
+}
+
+impl Handed {
+    /// Now. `waited` is the time that has been spent waiting for data since the run began.
+    pub(crate) fn now(waited: Duration) -> Self {
+        Self { at: Instant::now(), waited }
+    }
 }
 
 /// Reads losses late, writes them down and tells the observer.
@@ -55,24 +70,25 @@ impl<'a, O: FnMut(Event<'_>)> Ledger<'a, O> {
         }
     }
 
-    /// Takes the step just handed over and accounts for the one before. `waited` is the time that has been
-    /// spent waiting for data since the run began.
-    pub(crate) fn enter(&mut self, next: Pending, waited: Duration) -> Result<(), TrainError> {
+    /// Takes the step just handed over and accounts for the one before.
+    pub(crate) fn enter(&mut self, next: Pending) -> Result<(), TrainError> {
         match self.pending.replace(next) {
-            Some(previous) => self.account(previous, waited),
+            Some(previous) => self.account(previous),
             None => Ok(()),
         }
     }
 
-    /// Accounts for everything and writes the journal out; whether there was anything.
-    pub(crate) fn settle(&mut self, waited: Duration) -> Result<bool, TrainError> {
-        let pending = self.pending.take();
-        let any = pending.is_some();
-        if let Some(pending) = pending {
-            self.account(pending, waited)?;
+    /// Accounts for everything and writes the journal out.
+    pub(crate) fn settle(&mut self) -> Result<(), TrainError> {
+        if let Some(pending) = self.pending.take() {
+            self.account(pending)?;
         }
-        self.journal.flush()?;
-        Ok(any)
+        Ok(self.journal.flush()?)
+    }
+
+    /// Leaves what has passed since the last step, saving say, out of the time of the next.
+    pub(crate) fn pause(&mut self) {
+        self.clock.since = Instant::now();
     }
 
     pub(crate) fn tell(&mut self, event: Event<'_>) {
@@ -83,11 +99,13 @@ impl<'a, O: FnMut(Event<'_>)> Ledger<'a, O> {
         self.last_loss
     }
 
-    fn account(&mut self, pending: Pending, waited: Duration) -> Result<(), TrainError> {
-        let Pending { step, lr, figures, sample, knn_top1, samples } = pending;
+    fn account(&mut self, pending: Pending) -> Result<(), TrainError> {
+        let Pending { step, lr, figures, sample, knn_top1, samples, handed } = pending;
+        let asked = Instant::now();
         let figures = figures.into_data().try_into_vec::<f32>().expect("figures are f32");
         let [loss, gradient_norm, alignment, positive, negative] =
             <[f32; 5]>::try_from(figures).expect("a step has five figures").map(f64::from);
+        let read_for = asked.elapsed();
         if !(loss.is_finite() && gradient_norm.is_finite()) {
             return Err(self.capture(step, lr, [loss, gradient_norm], samples));
         }
@@ -96,7 +114,7 @@ impl<'a, O: FnMut(Event<'_>)> Ledger<'a, O> {
             let rows = rows.into_data();
             spectrum(rows.as_slice::<f32>().expect("embeddings are f32"), width)
         });
-        let (secs, data_wait) = self.clock.lap(waited);
+        let (secs, data_wait) = self.clock.lap(handed, read_for);
         let images_per_sec = self.plan.batch as f64 / secs;
         let flops = 2.0 * self.macs_per_image as f64 * images_per_sec;
         let record = StepRecord {
@@ -157,7 +175,7 @@ impl<'a, O: FnMut(Event<'_>)> Ledger<'a, O> {
     }
 }
 
-/// Time of a step, and how much of it was spent waiting for data.
+/// When the last step ended, and how long data had been waited for until then.
 struct Clock {
     since: Instant,
     waited: Duration,
@@ -168,11 +186,40 @@ impl Clock {
         Self { since: Instant::now(), waited: Duration::ZERO }
     }
 
-    /// Seconds since the last lap and the share of them spent waiting.
-    fn lap(&mut self, waited: Duration) -> (f64, f64) {
-        let secs = self.since.elapsed().as_secs_f64().max(1e-9);
-        let share = (waited.saturating_sub(self.waited).as_secs_f64() / secs).min(1.0);
-        (self.since, self.waited) = (Instant::now(), waited);
+    /// Seconds of a step and the share of them spent waiting for data.
+    ///
+    /// A step ends when it was handed over, where the device had done it by then; else so much later as reading its
+    /// figures took, but for a delay that is the same for each step. When two are read at once, each has its own end.
+    fn lap(&mut self, handed: Handed, read_for: Duration) -> (f64, f64) {
+        let ended = handed.at + read_for;
+        let secs = ended.saturating_duration_since(self.since).as_secs_f64().max(1e-9);
+        let share = (handed.waited.saturating_sub(self.waited).as_secs_f64() / secs).min(1.0);
+        (self.since, self.waited) = (self.since.max(ended), handed.waited);
         (secs, share)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_takes_its_own_time_whenever_its_loss_is_read() {
+        let begin = Instant::now();
+        let ms = Duration::from_millis;
+        let handed = |at: u64, waited: u64| Handed { at: begin + ms(at), waited: ms(waited) };
+        let near = |(secs, share): (f64, f64), expected: (f64, f64)| {
+            assert!((secs - expected.0).abs() < 1e-9 && (share - expected.1).abs() < 1e-9);
+        };
+        // The host computes: every step has ended when it is handed over. The last two are read at once.
+        let mut clock = Clock { since: begin, waited: Duration::ZERO };
+        near(clock.lap(handed(100, 20), Duration::ZERO), (0.1, 0.2));
+        near(clock.lap(handed(200, 20), Duration::ZERO), (0.1, 0.0));
+        near(clock.lap(handed(300, 70), Duration::ZERO), (0.1, 0.5));
+        // A device computes for 100 ms: handing over takes 10, and reading waits for the rest.
+        let mut clock = Clock { since: begin, waited: Duration::ZERO };
+        near(clock.lap(handed(10, 0), ms(80)), (0.09, 0.0));
+        near(clock.lap(handed(110, 0), ms(80)), (0.1, 0.0));
+        near(clock.lap(handed(210, 0), ms(80)), (0.1, 0.0));
     }
 }

@@ -67,6 +67,9 @@ pub struct Plan {
     pub adamw: AdamWConfig,
     /// Learning rates, absolute.
     pub schedule: WarmupCosine,
+    /// Epochs of warm-up as the recipe wrote them, where a shorter run has fewer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warmup_written: Option<f64>,
     /// When the run is looked at more closely.
     #[serde(default)]
     pub monitor: MonitorPlan,

@@ -12,7 +12,7 @@ use crate::checkpoint::{self, Checkpoint, CheckpointError};
 use crate::durable;
 use crate::error::TrainError;
 use crate::journal::{Journal, StepRecord};
-use crate::ledger::{Ledger, Pending};
+use crate::ledger::{Handed, Ledger, Pending};
 use crate::lock::RunLock;
 use crate::monitor::{self, Probe};
 use crate::plan::Plan;
@@ -88,6 +88,7 @@ pub fn pretrain(
         let output;
         (trainer, output) = trainer.step_watched(batch, lr);
         step += 1;
+        let handed = Handed::now(loader.wait_time());
         let pending = Pending {
             step,
             lr,
@@ -95,16 +96,18 @@ pub fn pretrain(
             sample: monitor::sample(plan, step, &output),
             knn_top1: look(plan, step, &mut probe, &trainer, &mut ledger),
             samples,
+            handed,
         };
         drop(output);
-        ledger.enter(pending, loader.wait_time())?;
+        ledger.enter(pending)?;
         if plan.saves_at(step) {
-            ledger.settle(loader.wait_time())?;
+            ledger.settle()?;
             save(plan, run, step, &trainer, &mut ledger)?;
+            ledger.pause();
             saved = Some(step);
         }
     }
-    ledger.settle(loader.wait_time())?;
+    ledger.settle()?;
     if saved != Some(step) {
         save(plan, run, step, &trainer, &mut ledger)?;
     }

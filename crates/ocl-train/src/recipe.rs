@@ -26,6 +26,9 @@ pub struct Recipe {
     /// How closely the run is watched; it changes no result.
     #[serde(default)]
     pub monitor: MonitorRecipe,
+    /// Epochs of warm-up as written, where asking for a shorter run has shortened them too.
+    #[serde(skip)]
+    pub(crate) warmup_written: Option<f64>,
 }
 
 /// `[data]`

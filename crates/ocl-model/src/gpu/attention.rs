@@ -34,7 +34,7 @@ fn row_sum(own: Vector<f32, Const<4>>, #[comptime] sharing: Sharing) -> f32 {
 fn place(row: u32, a_sequence: u32, heads: u32, #[comptime] sharing: Sharing) -> (u32, usize, u32) {
     let token = row % a_sequence;
     let head = (row / a_sequence) % heads;
-    let part = ABSOLUTE_POS as usize % sharing.units;
+    let part = ABSOLUTE_POS % sharing.units;
     let channel = head as usize * comptime!(sharing.units * sharing.vectors) + part;
     (token, channel, row / (a_sequence * heads))
 }
@@ -57,7 +57,7 @@ pub(super) fn attention_forward<F: Float>(
     #[comptime] sharing: Sharing,
     #[define(F)] _dtype: ElemType,
 ) {
-    let own_row = (ABSOLUTE_POS as usize / sharing.units) as u32;
+    let own_row = (ABSOLUTE_POS / sharing.units) as u32;
     // A unit past the end works on the last row: the shuffles need all units of a plane.
     let mut row = own_row;
     if row >= rows {
@@ -110,7 +110,7 @@ pub(super) fn attention_forward<F: Float>(
             let value = mixed[i] * Vector::new(1.0 / total) + bias[2 * width + channel + i * units];
             out[to + i * units] = Vector::cast_from(value);
         }
-        if ABSOLUTE_POS as usize % sharing.units == 0 {
+        if ABSOLUTE_POS % sharing.units == 0 {
             normaliser[row as usize] = top + f32::ln(total);
         }
     }
@@ -135,7 +135,7 @@ pub(super) fn attention_backward_queries<F: Float>(
     #[comptime] sharing: Sharing,
     #[define(F)] _dtype: ElemType,
 ) {
-    let own_row = (ABSOLUTE_POS as usize / sharing.units) as u32;
+    let own_row = (ABSOLUTE_POS / sharing.units) as u32;
     let mut row = own_row;
     if row >= rows {
         row = rows - 1;
@@ -187,7 +187,7 @@ pub(super) fn attention_backward_queries<F: Float>(
         for i in 0..share {
             dqkv[own + i * units] = Vector::cast_from(dq[i] * Vector::new(scale));
         }
-        if ABSOLUTE_POS as usize % sharing.units == 0 {
+        if ABSOLUTE_POS % sharing.units == 0 {
             delta[row as usize] = mean;
         }
     }
@@ -210,7 +210,7 @@ pub(super) fn attention_backward_keys<F: Float>(
     #[comptime] sharing: Sharing,
     #[define(F)] _dtype: ElemType,
 ) {
-    let own_row = (ABSOLUTE_POS as usize / sharing.units) as u32;
+    let own_row = (ABSOLUTE_POS / sharing.units) as u32;
     let mut row = own_row;
     if row >= rows {
         row = rows - 1;

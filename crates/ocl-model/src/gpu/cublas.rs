@@ -1,6 +1,6 @@
 //! cuBLASLt on the stream that cubecl computes on.
 //!
-//! Its products run at twice the rate of burn's on tensor cores (see `docs` of the benchmarks), and f32 stays
+//! It has kernels for each generation of tensor cores and chooses among them without trying them out, and f32 stays
 //! f32 unless TF32 is asked for. The library is opened when first needed; without it burn's products serve.
 //!
 //! A product is a task of cubecl's server thread, as a kernel's launch is: so it takes its place in the order

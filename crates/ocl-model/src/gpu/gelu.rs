@@ -14,9 +14,9 @@ fn normal(x: Vector<f32, Const<4>>) -> (Vector<f32, Const<4>>, Vector<f32, Const
     let t = one / (one + Vector::abs(x) * Vector::new(0.231_641_9));
     let e = Vector::exp(x * x * Vector::new(-0.5));
     // The published coefficients over sqrt(2 pi).
-    let mut tail = t * Vector::new(0.530_702_7) - Vector::new(0.726_576_0);
-    tail = tail * t + Vector::new(0.710_706_87);
-    tail = tail * t - Vector::new(0.142_248_37);
+    let mut tail = t * Vector::new(0.530_702_7) - Vector::new(0.726_576);
+    tail = tail * t + Vector::new(0.710_706_9);
+    tail = tail * t - Vector::new(0.142_248_4);
     tail = tail * t + Vector::new(0.127_414_8);
     tail = tail * t * e;
     let zero = Vector::<f32, Const<4>>::new(0.0);

@@ -1,7 +1,7 @@
 //! The GPU's own transformer block: one operation with a backward pass of its own.
 //!
 //! [`Block`](crate::Block) composed of tensor operations is the definition. On backends of cubecl this module
-//! computes the same in eight kernels forwards and eighteen backwards: products by cuBLASLt where CUDA has it
+//! computes the same in eight kernels forwards and twenty backwards, casts of weights apart: products by cuBLASLt where CUDA has it
 //! (`product`, `cublas`), the rest by kernels in cubecl's language (`norm`, `attention`, `gelu`, `sums`), which
 //! run on CUDA and Vulkan alike. Only what the backward pass needs is kept.
 

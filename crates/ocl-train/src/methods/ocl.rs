@@ -1,6 +1,6 @@
 //! Occluded image contrastive learning: kept patches, two views, one encoder, one loss.
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use ocl_data::{Batch, Keep, kept_patches};
 use ocl_loss::{TspSimilarity, agreement, contrastive_gradient, contrastive_loss};
 use ocl_model::Vit;
@@ -81,8 +81,43 @@ fn views(embeddings: Tensor<3>) -> [Tensor<2>; 2] {
 fn to_device(vit: &Vit, batch: Batch) -> (Tensor<3>, Tensor<2, Int>) {
     let device = vit.device();
     let (n, k) = (batch.images, batch.kept);
-    let patches = TensorData::new(batch.patches, [n, k, batch.patch_len]);
     let positions: Vec<i32> = batch.positions.into_iter().map(|p| p as i32).collect();
     let positions = TensorData::new(positions, [n, k]);
-    (Tensor::from_data(patches, &device), Tensor::from_data(positions, &device))
+    let piece = if cfg!(feature = "gpu") { PIECE } else { usize::MAX };
+    let patches = in_pieces(batch.patches, [n, k, batch.patch_len], piece, &device);
+    (patches, Tensor::from_data(positions, &device))
+}
+
+/// Values that go to a GPU at once. Of 100 MiB and more burn's runtime makes no copy in pinned memory: the transfer
+/// then waits for all that the device was given before, and the device for the transfer.
+const PIECE: usize = 16 << 20;
+
+/// A tensor `[N, K, P]` that travels in pieces of at most `piece` values, or of one image.
+fn in_pieces(values: Vec<f32>, [n, k, p]: [usize; 3], piece: usize, device: &Device) -> Tensor<3> {
+    if values.len() <= piece {
+        return Tensor::from_data(TensorData::new(values, [n, k, p]), device);
+    }
+    let image = k * p;
+    let pieces = values.chunks((piece / image).max(1) * image);
+    let pieces = pieces.map(|values| {
+        let shape = [values.len() / image, k, p];
+        Tensor::from_data(TensorData::new(values.to_vec(), shape), device)
+    });
+    Tensor::cat(pieces.collect(), 0) // [N, K, P]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_make_the_whole() {
+        let device = Device::default();
+        let values: Vec<f32> = (0..7 * 2 * 3).map(|i| i as f32).collect();
+        for piece in [1, 6, 13, 18, 41, 42, 1000] {
+            let found = in_pieces(values.clone(), [7, 2, 3], piece, &device);
+            assert_eq!(found.dims(), [7, 2, 3]);
+            assert_eq!(found.into_data().try_into_vec::<f32>().unwrap(), values, "{piece}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! From a recipe and the data to a plan.
 
-use ocl_data::Source;
+use ocl_data::{MOST_CROP_PX, Source};
 use ocl_model::VitConfig;
 
 use super::{DataPlan, Plan, PlanError};
@@ -77,6 +77,7 @@ impl Plan {
                 warmup_epochs: optim.warmup_epochs,
                 epochs: train.epochs as f64,
             },
+            warmup_written: recipe.warmup_written,
             monitor: MonitorPlan::default(),
         };
         plan.set_chunk(chunk, Backend::Flex);
@@ -115,8 +116,8 @@ fn model(recipe: &Recipe) -> Result<VitConfig, PlanError> {
         mlp_ratio: written.mlp_ratio.unwrap_or(4),
     };
     config.validate().map_err(|error| wrong("model", error.to_string()))?;
-    if config.image_px > 1 << 14 {
-        return Err(wrong("data.image_px", format!("{} is above 16384", config.image_px)));
+    if config.image_px > MOST_CROP_PX as usize {
+        return Err(wrong("data.image_px", format!("{} is above {MOST_CROP_PX}", config.image_px)));
     }
     Ok(config)
 }
@@ -238,6 +239,7 @@ mod tests {
             ("data.crop_scale=[0.5, 0.2]", "data.crop_scale"),
             ("model.patch_px=5", "model"),
             ("model.size=enormous", "model.size"),
+            ("data.image_px=8176", "data.image_px"),
             ("optim.warmup_epochs=1e6", "optim.warmup_epochs"),
         ] {
             let text = resolve(&[pair]).unwrap_err().to_string();
