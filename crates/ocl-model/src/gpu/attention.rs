@@ -29,14 +29,20 @@ fn row_sum(own: Vector<f32, Const<4>>, #[comptime] sharing: Sharing) -> f32 {
     sum
 }
 
-/// Where the unit's row stands: its token, its first channel (in vectors) and its sequence.
+/// Where the unit's row stands: its token, its first channel (in vectors), its sequence, and which of the row's units
+/// it is.
 #[cube]
-fn place(row: u32, a_sequence: u32, heads: u32, #[comptime] sharing: Sharing) -> (u32, usize, u32) {
+fn place(
+    row: u32,
+    a_sequence: u32,
+    heads: u32,
+    #[comptime] sharing: Sharing,
+) -> (u32, usize, u32, usize) {
     let token = row % a_sequence;
     let head = (row / a_sequence) % heads;
     let part = ABSOLUTE_POS % sharing.units;
     let channel = head as usize * comptime!(sharing.units * sharing.vectors) + part;
-    (token, channel, row / (a_sequence * heads))
+    (token, channel, row / (a_sequence * heads), part)
 }
 
 /// `out = softmax((q + b_q) scale . k) (v + b_v)`.
@@ -63,7 +69,7 @@ pub(super) fn attention_forward<F: Float>(
     if row >= rows {
         row = rows - 1;
     }
-    let (query, channel, sequence) = place(row, queries, heads, sharing);
+    let (query, channel, sequence, part) = place(row, queries, heads, sharing);
     let share = comptime!(sharing.vectors);
     let units = comptime!(sharing.units);
     let width = heads as usize * comptime!(sharing.units * sharing.vectors);
@@ -110,7 +116,7 @@ pub(super) fn attention_forward<F: Float>(
             let value = mixed[i] * Vector::new(1.0 / total) + bias[2 * width + channel + i * units];
             out[to + i * units] = Vector::cast_from(value);
         }
-        if ABSOLUTE_POS % sharing.units == 0 {
+        if part == 0 {
             normaliser[row as usize] = top + f32::ln(total);
         }
     }
@@ -140,7 +146,7 @@ pub(super) fn attention_backward_queries<F: Float>(
     if row >= rows {
         row = rows - 1;
     }
-    let (query, channel, sequence) = place(row, queries, heads, sharing);
+    let (query, channel, sequence, part) = place(row, queries, heads, sharing);
     let share = comptime!(sharing.vectors);
     let units = comptime!(sharing.units);
     let width = heads as usize * comptime!(sharing.units * sharing.vectors);
@@ -187,7 +193,7 @@ pub(super) fn attention_backward_queries<F: Float>(
         for i in 0..share {
             dqkv[own + i * units] = Vector::cast_from(dq[i] * Vector::new(scale));
         }
-        if ABSOLUTE_POS % sharing.units == 0 {
+        if part == 0 {
             delta[row as usize] = mean;
         }
     }
@@ -215,7 +221,7 @@ pub(super) fn attention_backward_keys<F: Float>(
     if row >= rows {
         row = rows - 1;
     }
-    let (key, channel, sequence) = place(row, tokens, heads, sharing);
+    let (key, channel, sequence, _) = place(row, tokens, heads, sharing);
     let share = comptime!(sharing.vectors);
     let units = comptime!(sharing.units);
     let width = heads as usize * comptime!(sharing.units * sharing.vectors);

@@ -33,7 +33,7 @@ pub(super) fn gelu_forward<F: Float>(
     columns: u32,
     #[define(F)] _dtype: ElemType,
 ) {
-    let at = ABSOLUTE_POS as usize;
+    let at = ABSOLUTE_POS;
     if at < out.len() {
         let value: Vector<f32, Const<4>> = Vector::cast_from(x[at]);
         let value = value + bias[at % columns as usize];

@@ -139,7 +139,10 @@ pub(super) fn norm_gradient(
         );
     }
     let sums = sum_chunks(partial); // [3 D]
-    let part = |i: usize| burn_cubecl::kernel::slice(sums.clone(), &[i * width..(i + 1) * width]);
+    let part = |i: usize| {
+        let range = i * width..(i + 1) * width;
+        burn_cubecl::kernel::slice(sums.clone(), std::slice::from_ref(&range))
+    };
     let rounded = if rounded { as_factor } else { input.clone() };
     NormGradient { input, rounded, weight: part(0), bias: part(1), before: part(2) }
 }

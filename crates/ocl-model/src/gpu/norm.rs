@@ -23,7 +23,7 @@ pub(super) fn norm_forward<F: Float>(
     #[comptime] summing: Summing,
     #[define(F)] _dtype: ElemType,
 ) {
-    let row = CUBE_POS as usize;
+    let row = CUBE_POS;
     if row >= rows as usize {
         terminate!();
     }
