@@ -12,9 +12,13 @@ use crate::init::Init;
 use crate::layers::{LayerNorm, LayerScale, Linear};
 use crate::precision::{Precision, assert_f32};
 
-/// Tokens of a sequence up to which a GPU runs a block in kernels of its own, where attention needs no matrix of
-/// scores in memory; beyond, as tensor operations.
-pub const GPU_BLOCK_TOKENS: usize = 64;
+/// Whether a GPU runs blocks of this shape in kernels of its own, where attention needs no matrix of scores in
+/// memory: up to 64 tokens a sequence, heads in whole vectors of four channels, a width that a cube of units holds.
+/// `OCL_PLAIN_BLOCK` in the environment forbids it: a way to tell a fault of these kernels from another.
+pub fn fits_gpu_block(tokens: usize, width: usize, heads: usize) -> bool {
+    let allowed = std::env::var_os("OCL_PLAIN_BLOCK").is_none();
+    allowed && tokens <= 64 && (width / heads).is_multiple_of(4) && width <= 4096
+}
 
 /// Multi-head self-attention with a bias on queries, keys and values.
 #[derive(Module, Debug)]
@@ -144,7 +148,8 @@ impl Block {
         self.ls1.is_some() || self.ls2.is_some()
     }
 
-    /// Runs the block: on the CPU in one operation of its own, elsewhere as [`Block::forward_plain`].
+    /// Runs the block: in one operation of its own on the CPU, and on GPUs where [`fits_gpu_block`] says so;
+    /// elsewhere as [`Block::forward_plain`].
     ///
     /// # Shapes
     /// `[B, T, D]` to `[B, T, D]`.

@@ -26,7 +26,7 @@ mod resample;
 mod vit;
 mod weights;
 
-pub use block::{Attention, Block, GPU_BLOCK_TOKENS, Mlp};
+pub use block::{Attention, Block, Mlp, fits_gpu_block};
 pub use config::{ConfigError, ENCODER_SIZES, VitConfig};
 pub use file::{CONFIG_KEY, load_weights, save_weights, state_bytes, weights_from};
 pub use foreign::{

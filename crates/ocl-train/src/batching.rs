@@ -209,7 +209,9 @@ mod tests {
             let bytes = peak_bytes(&plan(mask_ratio), 1800, Backend::Cuda) as f64;
             let gib = bytes / f64::from(1 << 30);
             assert!((gib / measured - 1.0).abs() < 0.15, "{gib:.1} GiB, measured {measured}");
-            assert!(peak_bytes(&plan(mask_ratio), 1800, Backend::Flex) as f64 > 2.0 * bytes);
+            let elsewhere = |backend| peak_bytes(&plan(mask_ratio), 1800, backend) as f64;
+            assert!(elsewhere(Backend::Flex) > 2.0 * bytes);
+            assert!(elsewhere(Backend::Vulkan) > 1.4 * bytes, "which has no bf16");
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use ocl_data::{Batch, View};
-use ocl_model::{GPU_BLOCK_TOKENS, Precision};
+use ocl_model::{Precision, fits_gpu_block};
 
 use crate::backend::Backend;
 use crate::plan::{Plan, PlanError};
@@ -33,13 +33,15 @@ pub struct Estimate {
 /// its own and its output's. Elsewhere in f32: inputs and outputs of two norms, of queries, keys and values twice
 /// (permuted), attention, projection, two residuals, and the hidden layer before and after GELU.
 fn kept_bytes(plan: &Plan, backend: Backend, tokens: usize) -> (usize, usize) {
-    let hidden = plan.model.mlp_ratio;
-    if backend == Backend::Flex || tokens > GPU_BLOCK_TOKENS {
+    let model = &plan.model;
+    let hidden = model.mlp_ratio;
+    if backend == Backend::Flex || !fits_gpu_block(tokens, model.width, model.heads) {
         return (4 * (14 + 2 * hidden), 0);
     }
+    // Of the other backends none computes in bf16 throughout.
     let factor = match plan.precision {
-        Precision::F32 | Precision::Tf32 => 4,
-        Precision::Bf16 => 2,
+        Precision::Bf16 if backend == Backend::Cuda => 2,
+        _ => 4,
     };
     (8 + (6 + hidden) * factor, 12 + 3 * hidden * factor)
 }

@@ -119,7 +119,7 @@ pub(crate) fn total(values: Tensor<1>) -> Tensor<1> {
         return values.sum();
     }
     let whole = values.clone().narrow(0, 0, rows * ROW).reshape([rows, ROW]);
-    let sum = whole.sum_dim(1).sum();
+    let sum = total(whole.sum_dim(1).reshape([rows]));
     if rest == 0 { sum } else { sum + values.narrow(0, rows * ROW, rest).sum() }
 }
 

@@ -190,6 +190,8 @@ impl Clock {
     ///
     /// A step ends when it was handed over, where the device had done it by then; else so much later as reading its
     /// figures took, but for a delay that is the same for each step. When two are read at once, each has its own end.
+    /// Where the device ended in between (the host was looking at k-NN, say), a step seems shorter by what it did then,
+    /// and the next longer: only their sum is right.
     fn lap(&mut self, handed: Handed, read_for: Duration) -> (f64, f64) {
         let ended = handed.at + read_for;
         let secs = ended.saturating_duration_since(self.since).as_secs_f64().max(1e-9);

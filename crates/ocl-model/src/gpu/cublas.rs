@@ -1,7 +1,7 @@
 //! cuBLASLt on the stream that cubecl computes on.
 //!
 //! It has kernels for each generation of tensor cores and chooses among them without trying them out, and f32 stays
-//! f32 unless TF32 is asked for. The library is opened when first needed; without it burn's products serve.
+//! f32 unless TF32 is asked for. The library is opened when first needed; where it is not found burn's products serve.
 //!
 //! A product is a task of cubecl's server thread, as a kernel's launch is: so it takes its place in the order
 //! of launches, and neither host nor device waits.
@@ -39,7 +39,8 @@ pub(super) fn serves(tensor: &CubeTensor) -> bool {
         && *FOUND.get_or_init(|| unsafe { sys::is_culib_present() })
 }
 
-/// What decides how a product is computed. Matrices are as cuBLAS sees them: columns first, so that our
+/// What decides how a product is computed. Not alignment, since cubecl gives every buffer 512 bytes of it, nor the
+/// stream: descriptions belong to the server's one thread. Matrices are as cuBLAS sees them: columns first, so that our
 /// row-major `out = lhs rhs` is its `out^T = rhs^T lhs^T`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Problem {
@@ -108,11 +109,13 @@ pub(super) fn launch(product: &Product<'_>, out: &CubeTensor) {
         // The output was just made, on the stream that its maker launches on.
         let (stream, written) = (operands.out.stream, vec![operands.out.clone()]);
         // Looked up before the scope, whose claim on the output would refuse its address.
+        let bindings = operands.all();
         let addresses = operands.addresses(server);
         // A failure stays with the output: whoever reads it is told.
         let _ = ExecuteScope::over(server, stream, written).execute(|server| {
             let (held, addresses) = addresses?;
-            let mut streams = server.write_streams().resolve(stream, std::iter::empty())?;
+            // With all operands, so that those of another stream stay until this one has read them.
+            let mut streams = server.write_streams().resolve(stream, bindings.iter())?;
             let cuda_stream = streams.current().sys;
             let enqueued = with_algorithm(problem, |library, algorithm| {
                 algorithm.enqueue(library, addresses, cuda_stream)
@@ -149,6 +152,15 @@ struct Addresses {
 type Held = Vec<ManagedResource<<<Server as ServerStorage>::Storage as ComputeStorage>::Resource>>;
 
 impl Operands {
+    fn all(&self) -> Vec<BufferBinding> {
+        let optional = [&self.bias, &self.plus].into_iter().flatten();
+        [&self.lhs, &self.rhs, &self.out, &self.workspace]
+            .into_iter()
+            .chain(optional)
+            .cloned()
+            .collect()
+    }
+
     fn addresses(self, server: &mut Server) -> Result<(Held, Addresses), ServerError> {
         let stream = self.out.stream;
         let mut held = Vec::with_capacity(6);

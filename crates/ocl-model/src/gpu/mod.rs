@@ -32,7 +32,7 @@ use burn::backend::{
 use burn::tensor::{DType, Device, Shape, Tensor};
 use burn_cubecl::CubeBackend;
 
-use crate::block::GPU_BLOCK_TOKENS;
+use crate::block::fits_gpu_block;
 pub(crate) use block::Form;
 pub(crate) use projection::gpu_projection;
 
@@ -126,7 +126,8 @@ pub(crate) struct BlockGradients<B: Backend> {
     pub(crate) parameters: BlockParameters<B>,
 }
 
-/// The two passes of a block, without a graph.
+/// The two passes of a block, without a graph: what [`GpuBlock`] is made of. A trait of its own, since backends with
+/// a graph have the one and not the other.
 #[backend_extension(Cube, Fusion)]
 pub(crate) trait BlockPasses: Backend {
     /// `x` `[B, T, D]` to `[B, Q, D]`.
@@ -287,16 +288,12 @@ pub(crate) fn projects(device: &Device, width: usize) -> bool {
     serves(device, 1, width, 1)
 }
 
-/// Whether a block of these lengths runs here: on a GPU, its channels in whole vectors.
+/// Whether a block of these lengths runs here.
 pub(crate) fn serves(device: &Device, tokens: usize, width: usize, heads: usize) -> bool {
     let device = device.clone().without_autodiff();
     let DispatchDevice::Cube(device) = device.as_dispatch() else { return false };
-    if std::env::var_os("OCL_PLAIN_BLOCK").is_some() {
-        return false;
-    }
     let most_units = device.client().properties().hardware.max_units_per_cube as usize;
-    tokens <= GPU_BLOCK_TOKENS
-        && (width / heads).is_multiple_of(launch::VECTOR)
+    fits_gpu_block(tokens, width, heads)
         && (width / launch::VECTOR).next_multiple_of(32) <= most_units
 }
 

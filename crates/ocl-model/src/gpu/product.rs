@@ -64,6 +64,14 @@ impl<'a> Product<'a> {
         let [other, columns] = dims(self.rhs, self.rhs_transposed);
         assert_eq!(inner, other, "factors of a product");
         assert_eq!(self.lhs.dtype, self.rhs.dtype, "types of a product's factors");
+        if let Some(bias) = self.bias {
+            let fits = bias.shape().num_elements() == columns && bias.is_contiguous();
+            assert!(fits && bias.dtype == DType::F32, "a bias of {columns} columns, got {bias:?}");
+        }
+        if let Some(plus) = self.plus {
+            let fits = plus.shape().num_elements() == rows * columns && plus.is_contiguous();
+            assert!(fits && plus.dtype == self.out, "a matrix of {rows} rows to add, got {plus:?}");
+        }
         [rows, inner, columns]
     }
 

@@ -33,7 +33,8 @@ fn is_gpu(device: &CubeDevice) -> bool {
     device.client().properties().hardware.max_units_per_cube >= UNITS
 }
 
-/// Sums of squares in one buffer, [`CUBES`] for each gradient.
+/// Sums of squares in one buffer, [`CUBES`] for each gradient. It begins as zeros and goes from update to update, so
+/// that places which a short parameter does not write add nothing.
 pub(super) struct SharedSquares {
     sums: Option<Tensor<1>>,
     gradients: usize,
@@ -135,7 +136,13 @@ impl AdamWKernel for CubeBackend {
     ) -> (CubeTensor, CubeTensor, CubeTensor, CubeTensor) {
         let [p, first, second, squares] = [p, first, second, squares].map(owned);
         let g = into_contiguous(g);
-        let vectors = p.shape().num_elements() / VECTOR;
+        let length = p.shape().num_elements();
+        for other in [&g, &first, &second] {
+            assert_eq!(other.shape().num_elements(), length, "gradient and moments of a parameter");
+        }
+        let room = squares.shape().num_elements();
+        assert!((place + 1) * CUBES <= room, "gradient {place} has no place among {room} sums");
+        let vectors = length / VECTOR;
         let cubes = vectors.div_ceil(UNITS as usize).clamp(1, CUBES);
         let argument = |tensor: &CubeTensor| tensor.clone().into_buffer_arg();
         // SAFETY: every buffer of a parameter has the same length, which units stop at; each cube writes a place of

@@ -83,9 +83,20 @@ fn to_device(vit: &Vit, batch: Batch) -> (Tensor<3>, Tensor<2, Int>) {
     let (n, k) = (batch.images, batch.kept);
     let positions: Vec<i32> = batch.positions.into_iter().map(|p| p as i32).collect();
     let positions = TensorData::new(positions, [n, k]);
-    let piece = if cfg!(feature = "gpu") { PIECE } else { usize::MAX };
+    let piece = if is_gpu(&device) { PIECE } else { usize::MAX };
     let patches = in_pieces(batch.patches, [n, k, batch.patch_len], piece, &device);
     (patches, Tensor::from_data(positions, &device))
+}
+
+#[cfg(feature = "gpu")]
+fn is_gpu(device: &Device) -> bool {
+    use burn::backend::DispatchDevice;
+    matches!(device.clone().without_autodiff().as_dispatch(), DispatchDevice::Cube(_))
+}
+
+#[cfg(not(feature = "gpu"))]
+fn is_gpu(_: &Device) -> bool {
+    false
 }
 
 /// Values that go to a GPU at once. Of 100 MiB and more burn's runtime makes no copy in pinned memory: the transfer
