@@ -6,6 +6,7 @@
 //! compiled once.
 
 use std::error::Error;
+use std::process::ExitCode;
 use std::time::Instant;
 
 use burn::tensor::Tensor;
@@ -54,14 +55,23 @@ struct Arguments {
     bench: bool,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
     keep_freed_memory();
-    let arguments = Arguments::parse();
+    match measure_all(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure_all(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     for model in &arguments.model {
         for &batch in &arguments.batch {
             for &mask_ratio in &arguments.mask_ratio {
                 for &precision in &arguments.precision {
-                    measure(&Case { model, batch, mask_ratio, precision }, &arguments)?;
+                    measure(&Case { model, batch, mask_ratio, precision }, arguments)?;
                 }
             }
         }

@@ -33,14 +33,18 @@ pub struct MonitorPlan {
     pub peak_tflops: Option<f64>,
 }
 
-/// Steps between two k-NN probes so that they take a small share of the run.
+/// Steps between two k-NN probes so that they take a small share of the run, but at least [`LOOKS`] in all.
 pub(crate) fn probe_interval(plan: &Plan) -> u64 {
     let model = &plan.model;
     let (sequences, tokens) = plan.method.sequences(model.patches());
     let step = 3 * plan.batch as u64 * sequences as u64 * model.cls_macs(tokens);
     let probe = probe::IMAGES as u64 * model.forward_macs(1 + model.patches());
-    ((probe as f64 / step as f64 / PROBE_SHARE).ceil() as u64).max(1)
+    let affordable = (probe as f64 / step as f64 / PROBE_SHARE).ceil() as u64;
+    affordable.min(plan.steps / LOOKS).max(1)
 }
+
+/// Looks that even a short run gets, whatever they cost.
+const LOOKS: u64 = 5;
 
 /// Figures of a step that are on the device yet: loss, gradient norm, alignment, positive and negative cosine,
 /// in one tensor, so that reading them waits once.
