@@ -67,7 +67,7 @@ pub(crate) struct SubjectArgs {
     /// `embedded` [default: the run's]
     #[arg(long, value_name = "PATH", required_unless_present = "run")]
     pub(crate) data: Option<String>,
-    /// auto, folder, idx, cifar10, cifar100 or embedded [default: auto with --data]
+    /// auto, folder, shards, idx, cifar10, cifar100 or embedded [default: auto with --data]
     #[arg(long, value_name = "KIND")]
     pub(crate) data_kind: Option<SourceKind>,
     /// Attention heads of weights that do not say [default: what is usual for their width]
@@ -198,7 +198,7 @@ pub(crate) struct FinetuneArgs {
     /// Labelled data [default: the run's]
     #[arg(long, value_name = "PATH")]
     pub(crate) data: Option<String>,
-    /// auto, folder, idx, cifar10, cifar100 or embedded [default: auto with --data]
+    /// auto, folder, shards, idx, cifar10, cifar100 or embedded [default: auto with --data]
     #[arg(long, value_name = "KIND")]
     pub(crate) data_kind: Option<SourceKind>,
     /// small, vit-b, vit-l, vit-h, or a TOML file

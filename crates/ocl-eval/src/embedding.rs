@@ -24,7 +24,7 @@ pub(crate) struct EncoderArgs {
     /// Weights of the encoder, of any program [default: RUN/encoder.safetensors]
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
-    /// auto, folder, idx, cifar10, cifar100 or embedded
+    /// auto, folder, shards, idx, cifar10, cifar100 or embedded
     #[arg(long, value_name = "KIND", default_value_t = SourceKind::Auto)]
     data_kind: SourceKind,
     /// Embed the test part of the data instead of the training part; a flat folder has only one

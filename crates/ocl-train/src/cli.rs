@@ -51,7 +51,7 @@ pub struct PretrainArgs {
     /// Folder of images, IDX or CIFAR files, or `embedded`
     #[arg(long, value_name = "PATH")]
     pub data: Option<String>,
-    /// auto, folder, idx, cifar10, cifar100 or embedded
+    /// auto, folder, shards, idx, cifar10, cifar100 or embedded
     #[arg(long, value_name = "KIND")]
     pub data_kind: Option<SourceKind>,
     /// Built-in recipe or TOML file [default: by the kind of the data]
