@@ -24,8 +24,8 @@ mod unix {
 
     /// The program that runs; 0 if none does.
     static CHILD: AtomicI32 = AtomicI32::new(0);
-    /// A signal that came for a program that had not started yet; 0 if none did.
-    static EARLY: AtomicI32 = AtomicI32::new(0);
+    /// A signal that the program has not been told of yet; 0 if there is none.
+    static NOTED: AtomicI32 = AtomicI32::new(0);
 
     pub(crate) fn listen() {
         for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
@@ -50,9 +50,19 @@ mod unix {
         if !sent_by_a_process(signal, unsafe { (*info).si_code }) {
             return;
         }
-        match CHILD.load(Ordering::SeqCst) {
-            0 => EARLY.store(signal, Ordering::SeqCst),
-            child => tell(child, signal),
+        NOTED.store(signal, Ordering::SeqCst);
+        deliver();
+    }
+
+    /// Tells the program what is noted. Who notes a signal and who names the program both call it afterwards, on
+    /// whichever threads: the later of the two hands on, and none is lost in between.
+    fn deliver() {
+        let child = CHILD.load(Ordering::SeqCst);
+        if child > 0 {
+            let signal = NOTED.swap(0, Ordering::SeqCst);
+            if signal != 0 {
+                tell(child, signal);
+            }
         }
     }
 
@@ -70,10 +80,7 @@ mod unix {
     pub(crate) fn follow(child: &Child) {
         let pid = c_int::try_from(child.id()).unwrap_or(0);
         CHILD.store(pid, Ordering::SeqCst);
-        let early = EARLY.swap(0, Ordering::SeqCst);
-        if pid > 0 && early != 0 {
-            tell(pid, early);
-        }
+        deliver();
     }
 
     pub(crate) fn forget() {
