@@ -1,8 +1,8 @@
 //! `cargo xtask bench-gpu`: what a GPU makes of a training step, in one command.
 //!
 //! First the golden tests and those of the kernels there: a fast wrong step is worth nothing. Then the step of
-//! ViT-B and ViT-L on synthetic patches, all by one process, whose kernels are compiled once; then the same of a
-//! PyTorch program, if one is given, a line each with the memory in use at most.
+//! ViT-B and ViT-L on synthetic patches, a line each with the memory in use at most; then the same of a PyTorch
+//! program, if one is given. A process each, so that one that does not fit ends no other.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -43,14 +43,16 @@ pub(crate) fn command(args: Vec<OsString>) -> Result<(), Failure> {
     test("ocl-train", &["--test", "golden", "--", "--nocapture"])?;
     test("ocl-model", &["--lib", "--", "gpu::tests::"])?;
 
-    let mut step = command::cargo(&["bench", "-q", "-p", "ocl-train", "--bench", "step"]);
-    step.args(features).args(["--", "--backend", backend.name()]);
-    step.args(["--model", &SIZES.join(","), "--batch", &BATCHES.join(",")]);
-    step.args(["--mask-ratio", &MASK_RATIOS.join(","), "--precision", &PRECISIONS.join(",")]);
-    timed(&mut step);
     for size in SIZES {
         for batch in BATCHES {
             for mask_ratio in MASK_RATIOS {
+                for precision in PRECISIONS {
+                    let mut step = command::cargo(&["bench", "-q", "-p", "ocl-train"]);
+                    step.args(["--bench", "step"]).args(features);
+                    step.args(["--", "--model", size, "--batch", batch]);
+                    step.args(["--mask-ratio", mask_ratio, "--backend", backend.name()]);
+                    timed(step.args(["--precision", precision]));
+                }
                 for way in peer.iter().flat_map(|_| PEER_WAYS) {
                     let mut torch = Command::new("python3");
                     torch.args(&peer).args([size, batch, mask_ratio, "--device", "cuda"]);
