@@ -1,5 +1,7 @@
 //! A pre-norm transformer block.
 
+use std::sync::OnceLock;
+
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, activation};
 
@@ -16,8 +18,9 @@ use crate::precision::{Precision, assert_f32};
 /// memory: up to 64 tokens a sequence, heads in whole vectors of four channels, a width that a cube of units holds.
 /// `OCL_PLAIN_BLOCK` in the environment forbids it: a way to tell a fault of these kernels from another.
 pub fn fits_gpu_block(tokens: usize, width: usize, heads: usize) -> bool {
-    let allowed = std::env::var_os("OCL_PLAIN_BLOCK").is_none();
-    allowed && tokens <= 64 && (width / heads).is_multiple_of(4) && width <= 4096
+    static ALLOWED: OnceLock<bool> = OnceLock::new();
+    let allowed = ALLOWED.get_or_init(|| std::env::var_os("OCL_PLAIN_BLOCK").is_none());
+    *allowed && tokens <= 64 && (width / heads).is_multiple_of(4) && width <= 4096
 }
 
 /// Multi-head self-attention with a bias on queries, keys and values.
@@ -295,41 +298,8 @@ fn gelu(x: Tensor<3>) -> Tensor<3> {
 #[cfg(feature = "flex")]
 mod tests {
     use super::*;
-    use burn::module::ModuleVisitor;
-    use burn::tensor::{DType, Device, FloatDType, Gradients, TensorData};
-
-    fn wave<const D: usize>(shape: [usize; D], phase: f32, device: &Device) -> Tensor<D> {
-        let values = (0..shape.iter().product()).map(|i| (i as f32 * 0.7 + phase).sin());
-        Tensor::from_data(TensorData::new(values.collect::<Vec<f32>>(), shape), device)
-    }
-
-    /// Gradients of all parameters in order.
-    struct Collect<'a>(&'a Gradients, Vec<Vec<f32>>);
-
-    impl ModuleVisitor for Collect<'_> {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let gradient = param.val().grad(self.0).unwrap();
-            self.1.push(gradient.into_data().try_to_vec().unwrap());
-        }
-    }
-
-    /// Output, gradient of the input and gradients of the parameters.
-    fn run(
-        block: &Block,
-        x: &Tensor<3>,
-        by: impl Fn(&Block, Tensor<3>) -> Tensor<3>,
-    ) -> Vec<Vec<f32>> {
-        let x = x.clone().require_grad();
-        let y = by(block, x.clone());
-        let weights = wave(y.dims(), 0.3, &y.device());
-        let gradients = (y.clone() * weights).sum().backward();
-        let mut collect = Collect(&gradients, vec![]);
-        block.visit(&mut collect);
-        let host = |t: Tensor<3>| t.into_data().try_to_vec().unwrap();
-        let mut all = vec![host(y.inner()), host(x.grad(&gradients).unwrap())];
-        all.append(&mut collect.1);
-        all
-    }
+    use crate::testing::{assert_near, run, wave};
+    use burn::tensor::{DType, Device, FloatDType, TensorData};
 
     #[test]
     fn the_cpu_block_equals_the_plain_one_in_values_and_gradients() {
@@ -353,14 +323,14 @@ mod tests {
             let x = wave([sequences, tokens, 24], 0.0, &device);
             let case = format!("{sequences} sequences of {tokens}");
             let plain = run(&block, &x, Block::forward_plain);
-            equal(&plain, &run(&block, &x, Block::forward), &case);
+            assert_near(&plain, &run(&block, &x, Block::forward), 1e-5, &case);
             // The first token alone is a row of the whole, in values and gradients, on both paths.
             let first = |x: Tensor<3>| x.narrow(1, 0, 1);
             let whole = run(&block, &x, |block, x| first(block.forward_plain(x)));
             let plain = run(&block, &x, |block, x| block.forward_queries_plain(x, 1));
-            equal(&whole, &plain, &format!("{case}, first of the plain"));
+            assert_near(&whole, &plain, 1e-5, &format!("{case}, first of the plain"));
             let fused = run(&block, &x, Block::forward_first);
-            equal(&whole, &fused, &format!("{case}, first"));
+            assert_near(&whole, &fused, 1e-5, &format!("{case}, first"));
         }
     }
 
@@ -430,16 +400,5 @@ mod tests {
         let (mut block, x) = some_block(&Device::flex());
         block.mlp.fc2.weight = block.mlp.fc2.weight.map(|w| w.cast(FloatDType::BF16));
         block.forward_plain(x);
-    }
-
-    fn equal(expected: &[Vec<f32>], got: &[Vec<f32>], case: &str) {
-        assert_eq!((expected.len(), got.len()), (14, 14));
-        for (i, (expected, got)) in expected.iter().zip(got).enumerate() {
-            let norm = |v: &[f32]| v.iter().map(|v| f64::from(v * v)).sum::<f64>().sqrt();
-            assert_eq!(expected.len(), got.len(), "tensor {i} of {case}");
-            let apart: Vec<f32> = expected.iter().zip(got).map(|(a, b)| a - b).collect();
-            let relative = norm(&apart) / norm(expected).max(1e-3);
-            assert!(relative < 1e-5, "tensor {i} of {case} differs by {relative}");
-        }
     }
 }

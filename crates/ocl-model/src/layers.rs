@@ -75,7 +75,7 @@ pub struct LayerNorm {
 }
 
 /// ViT's epsilon; burn's and PyTorch's default is 1e-5.
-const NORM_EPSILON: f64 = 1e-6;
+pub(crate) const NORM_EPSILON: f64 = 1e-6;
 
 impl LayerNorm {
     pub(crate) fn new(width: usize, init: &Init<'_>) -> Self {

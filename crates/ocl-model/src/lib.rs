@@ -23,6 +23,8 @@ mod parts;
 mod positions;
 mod precision;
 mod resample;
+#[cfg(all(test, any(feature = "flex", feature = "gpu")))]
+mod testing;
 mod vit;
 mod weights;
 

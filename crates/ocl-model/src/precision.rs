@@ -48,6 +48,15 @@ impl Precision {
         self != Self::Bf16 || device.supports_dtype(FloatDType::BF16)
     }
 
+    /// The type of a product's factors.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn dtype(self) -> DType {
+        match self {
+            Self::F32 | Self::Tf32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+        }
+    }
+
     /// A factor of a product, from f32.
     pub(crate) fn factor<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {

@@ -182,6 +182,37 @@ struct Factors {
     correct: f64,
 }
 
+/// [`Factors`] as kernels and loops take them.
+#[cfg(any(test, feature = "flex", feature = "gpu"))]
+#[derive(Clone, Copy, Debug)]
+struct Numbers {
+    beta1: f32,
+    beta2: f32,
+    /// What new gradients and their squares weigh.
+    new1: f32,
+    new2: f32,
+    eps: f32,
+    remain: f32,
+    length: f32,
+    correct: f32,
+}
+
+#[cfg(any(test, feature = "flex", feature = "gpu"))]
+impl Factors {
+    fn in_f32(&self) -> Numbers {
+        Numbers {
+            beta1: self.beta1 as f32,
+            beta2: self.beta2 as f32,
+            new1: (1.0 - self.beta1) as f32,
+            new2: (1.0 - self.beta2) as f32,
+            eps: self.eps as f32,
+            remain: self.remain as f32,
+            length: self.length as f32,
+            correct: self.correct as f32,
+        }
+    }
+}
+
 /// The parameter, its moments, and the sum of its gradient's squares, `[1]`.
 type Moved = (Tensor<1>, Moments, Tensor<1>);
 
@@ -251,9 +282,7 @@ fn move_plain(f: &Factors, p: Tensor<1>, g: Tensor<1>, old: Moments) -> Moved {
 /// The same in one pass over memory, in place, for tensors that lie in the host's memory.
 #[cfg(any(test, feature = "flex"))]
 fn move_on_host(f: &Factors, p: Tensor<1>, g: Tensor<1>, old: Moments) -> Moved {
-    let [beta1, beta2, eps] = [f.beta1, f.beta2, f.eps].map(|v| v as f32);
-    let [new1, new2] = [1.0 - f.beta1, 1.0 - f.beta2].map(|v| v as f32);
-    let [remain, length, correct] = [f.remain, f.length, f.correct].map(|v| v as f32);
+    let Numbers { beta1, beta2, new1, new2, eps, remain, length, correct } = f.in_f32();
     let device = p.device();
     let host = |t: Tensor<1>| t.into_data().try_into_vec::<f32>().expect("parameters are f32");
     let (mut p, g, mut m, mut v) = (host(p), host(g), host(old.first), host(old.second));

@@ -56,6 +56,21 @@ impl Backend {
     }
 }
 
+/// Whether a device is a GPU: one of cubecl's with cubes of 256 units, which its CPU runtime has not.
+#[cfg(feature = "gpu")]
+pub(crate) fn is_gpu(device: &Device) -> bool {
+    use burn::backend::DispatchDevice;
+    let device = device.clone().without_autodiff();
+    let DispatchDevice::Cube(device) = device.as_dispatch() else { return false };
+    device.client().properties().hardware.max_units_per_cube >= 256
+}
+
+/// Whether a device is a GPU: this program knows none.
+#[cfg(not(feature = "gpu"))]
+pub(crate) fn is_gpu(_: &Device) -> bool {
+    false
+}
+
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

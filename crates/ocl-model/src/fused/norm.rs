@@ -1,8 +1,9 @@
 //! Layer normalisation of rows, forward and backward.
 
 use super::math::sum_with;
+use crate::layers::NORM_EPSILON;
 
-const EPSILON: f32 = 1e-6;
+const EPSILON: f32 = NORM_EPSILON as f32;
 
 /// Mean and reciprocal deviation of each row: what backward needs beside the input.
 pub(super) struct Moments {

@@ -27,21 +27,8 @@ pub(crate) struct Form {
 }
 
 impl Form {
-    /// What products read: activations are written as this.
-    pub(super) fn factor(self) -> DType {
-        factor(self.precision)
-    }
-
     fn product<'a>(self, lhs: &'a CubeTensor, rhs: &'a CubeTensor, out: DType) -> Product<'a> {
         Product::of(lhs, rhs, out, self.precision)
-    }
-}
-
-/// The type of a product's factors.
-pub(super) fn factor(precision: Precision) -> DType {
-    match precision {
-        Precision::F32 | Precision::Tf32 => DType::F32,
-        Precision::Bf16 => DType::BF16,
     }
 }
 
@@ -76,7 +63,8 @@ pub(super) fn forward(x: CubeTensor, parameters: Parameters, form: Form) -> (Cub
     let p: Parameters = parameters.map(into_contiguous);
     let x = into_contiguous(x);
     let lengths = Lengths::of(&x, form);
-    let factor = form.factor();
+    // What products read: activations are written as this.
+    let factor = form.precision.dtype();
 
     let (norm1, stats1) = norm(&x, &p.norm1_weight, &p.norm1_bias, factor); // [B T, D]
     let qkv_weight = as_factor(p.qkv_weight, factor);
@@ -121,7 +109,8 @@ pub(super) fn backward(
     let p: Parameters = parameters.map(into_contiguous);
     let x = into_contiguous(x);
     let lengths = Lengths::of(&x, form);
-    let factor = form.factor();
+    // What products read: activations are written as this.
+    let factor = form.precision.dtype();
     let weight = |w: CubeTensor| as_factor(w, factor);
     let dout = matrix(dout, lengths.asked()); // [B Q, D]
 

@@ -13,9 +13,8 @@ use super::block::{Lengths, empty};
 use super::gelu::{gelu_backward, gelu_forward};
 use super::norm::{norm_backward, norm_forward};
 use super::sums::{self, CHUNK_CUBE, COLUMN_CUBE, Summing, chunk_sums};
+use crate::layers::NORM_EPSILON;
 
-/// ViT's epsilon, as in [`crate::LayerNorm`].
-const EPSILON: f32 = 1e-6;
 /// Channels that a unit takes at a time.
 pub(super) const VECTOR: usize = 4;
 /// Cubes enough to fill a device, and few enough that the sums of their rows cost nothing.
@@ -73,7 +72,7 @@ pub(super) fn norm(
             argument(&out),
             argument(&stats),
             rows as u32,
-            EPSILON,
+            NORM_EPSILON as f32,
             columns,
             summing,
             element(dtype),

@@ -155,7 +155,7 @@ fn forward_metadata(
     form: &Form,
 ) -> (TensorSpec, BlockSavedMetadata) {
     let [b, t, d] = [0, 1, 2].map(|i| x.shape[i]);
-    let (q, factor) = (form.queries, form.factor());
+    let (q, factor) = (form.queries, form.precision.dtype());
     let hidden = parameters.fc1_weight.shape[1];
     let of = |dims: [usize; 2], dtype| TensorSpec::new(Shape::new(dims), dtype);
     let saved = BlockSavedMetadata {

@@ -88,7 +88,7 @@ impl<'a> Product<'a> {
     }
 
     /// The same by burn's kernels.
-    pub(super) fn run_plain(&self) -> CubeTensor {
+    fn run_plain(&self) -> CubeTensor {
         let [rows, _, columns] = self.dims();
         let view = |x: &CubeTensor, transposed: bool| {
             let mut x = x.clone();

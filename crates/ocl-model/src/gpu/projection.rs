@@ -12,7 +12,7 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::reshape;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::block::{as_factor, factor, matrix};
+use super::block::{as_factor, matrix};
 use super::launch::column_sums;
 use super::product::Product;
 use crate::precision::Precision;
@@ -52,8 +52,8 @@ impl ProjectionPasses for CubeBackend {
         let [weight, bias] = [weight, bias].map(into_contiguous);
         let shape = places.shape();
         let rows = shape[0] * shape[1];
-        let patches = as_factor(matrix(patches, rows), factor(precision));
-        let weight = as_factor(weight, factor(precision));
+        let patches = as_factor(matrix(patches, rows), precision.dtype());
+        let weight = as_factor(weight, precision.dtype());
         let places = matrix(places, rows);
         let tokens = Product {
             bias: Some(&bias),
@@ -72,8 +72,8 @@ impl ProjectionPasses for CubeBackend {
     ) -> (CubeTensor, CubeTensor) {
         let shape = dout.shape();
         let rows = shape[0] * shape[1];
-        let (d, bias) = column_sums(&matrix(dout, rows), factor(precision));
-        let patches = as_factor(matrix(patches, rows), factor(precision));
+        let (d, bias) = column_sums(&matrix(dout, rows), precision.dtype());
+        let patches = as_factor(matrix(patches, rows), precision.dtype());
         let weight = Product::of(&patches, &d, DType::F32, precision).lhs_transposed().run();
         (weight, bias)
     }

@@ -4,14 +4,15 @@
 //! is read and written once.
 
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, DispatchDevice, TensorMetadata, backend_extension};
+use burn::backend::{Backend, Dispatch, TensorMetadata, backend_extension};
 use burn::tensor::Tensor;
+use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
-use burn_cubecl::{CubeBackend, CubeDevice};
 use cubecl::prelude::*;
 
-use super::{Factors, Moments};
+use super::{Factors, Moments, Numbers};
+use crate::backend::is_gpu;
 use crate::gradients::total;
 
 /// Most cubes that move one parameter; each leaves the sum of its gradients' squares.
@@ -23,14 +24,7 @@ const VECTOR: usize = 4;
 
 /// Whether a parameter of this length is moved here.
 pub(super) fn serves(parameter: &Tensor<1>) -> bool {
-    let device = parameter.device().without_autodiff();
-    parameter.dims()[0].is_multiple_of(VECTOR)
-        && matches!(device.as_dispatch(), DispatchDevice::Cube(device) if is_gpu(device))
-}
-
-/// cubecl's CPU runtime is not meant.
-fn is_gpu(device: &CubeDevice) -> bool {
-    device.client().properties().hardware.max_units_per_cube >= UNITS
+    parameter.dims()[0].is_multiple_of(VECTOR) && is_gpu(&parameter.device())
 }
 
 /// Sums of squares in one buffer, [`CUBES`] for each gradient. It begins as zeros and goes from update to update, so
@@ -61,7 +55,6 @@ pub(super) fn move_on_gpu(
     old: Moments,
     shared: &mut SharedSquares,
 ) -> (Tensor<1>, Moments) {
-    let f = Numbers::of(factors);
     let sums = shared.sums.take();
     let squares = sums.unwrap_or_else(|| Tensor::zeros([shared.gradients * CUBES], &p.device()));
     let place = shared.moved;
@@ -73,39 +66,11 @@ pub(super) fn move_on_gpu(
         old.second.into_dispatch(),
         squares.into_dispatch(),
         place,
-        f,
+        factors.in_f32(),
     );
     let [p, first, second, squares] = [p, first, second, squares].map(Tensor::from_dispatch);
     shared.sums = Some(squares);
     (p, Moments { first, second })
-}
-
-/// [`Factors`] in f32.
-#[derive(Clone, Copy, Debug)]
-struct Numbers {
-    beta1: f32,
-    beta2: f32,
-    new1: f32,
-    new2: f32,
-    eps: f32,
-    remain: f32,
-    length: f32,
-    correct: f32,
-}
-
-impl Numbers {
-    fn of(f: &Factors) -> Self {
-        Self {
-            beta1: f.beta1 as f32,
-            beta2: f.beta2 as f32,
-            new1: (1.0 - f.beta1) as f32,
-            new2: (1.0 - f.beta2) as f32,
-            eps: f.eps as f32,
-            remain: f.remain as f32,
-            length: f.length as f32,
-            correct: f.correct as f32,
-        }
-    }
 }
 
 #[backend_extension(Cube, Fusion)]

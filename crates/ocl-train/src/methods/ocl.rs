@@ -7,6 +7,7 @@ use ocl_model::Vit;
 use serde::{Deserialize, Serialize};
 
 use super::Objective;
+use crate::backend::is_gpu;
 
 /// Constants of OCL (arXiv 2411.09858, section 3).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -86,17 +87,6 @@ fn to_device(vit: &Vit, batch: Batch) -> (Tensor<3>, Tensor<2, Int>) {
     let piece = if is_gpu(&device) { PIECE } else { usize::MAX };
     let patches = in_pieces(batch.patches, [n, k, batch.patch_len], piece, &device);
     (patches, Tensor::from_data(positions, &device))
-}
-
-#[cfg(feature = "gpu")]
-fn is_gpu(device: &Device) -> bool {
-    use burn::backend::DispatchDevice;
-    matches!(device.clone().without_autodiff().as_dispatch(), DispatchDevice::Cube(_))
-}
-
-#[cfg(not(feature = "gpu"))]
-fn is_gpu(_: &Device) -> bool {
-    false
 }
 
 /// Values that go to a GPU at once. Of 100 MiB and more burn's runtime makes no copy in pinned memory: the transfer
