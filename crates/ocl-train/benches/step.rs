@@ -1,4 +1,4 @@
-//! Images per second of one training step: forward, backward, AdamW, on made-up patches.
+//! Images per second of one training step: forward, backward, AdamW, on synthetic patches.
 //!
 //! `cargo xtask bench-step --model small --batch 64 --mask-ratio 0.9 [--json]`; the same shapes as the usual
 //! PyTorch step on 224 px images. Without arguments a small encoder, so that it ends in seconds. Lists, as in
@@ -14,9 +14,12 @@ use clap::Parser;
 use ocl_data::{Batch, kept_patches};
 use ocl_loss::agreement;
 use ocl_model::{Precision, VitConfig};
-use ocl_train::{AdamWConfig, Backend, Method, Ocl, Split, Trainer, keep_freed_memory, spectrum};
+use ocl_train::{
+    AdamWConfig, Backend, Method, MicroBatches, Ocl, Readback, Reading, StepOutput, Trainer,
+    keep_freed_memory, spectrum,
+};
 
-/// Times one training step on made-up patches: the median of some steps after a warm-up.
+/// Times one training step on synthetic patches: the median of some steps after a warm-up.
 #[derive(Parser)]
 #[command(name = "cargo xtask bench-step", disable_version_flag = true)]
 struct Arguments {
@@ -102,36 +105,39 @@ fn measure(case: &Case<'_>, arguments: &Arguments) -> Result<(), Box<dyn Error>>
         return Err(format!("{backend} does not compute in {precision} here").into());
     }
     let (sequences, tokens) = method.sequences(config.patches());
-    let split = arguments
-        .chunk
-        .map_or(Split::WHOLE, |chunk| Split::of(batch, sequences * tokens, chunk as usize));
+    let micro = arguments.chunk.map_or(MicroBatches::WHOLE, |chunk| {
+        MicroBatches::of(batch, sequences * tokens, chunk as usize)
+    });
     let mut trainer = Trainer::new(&config, &method, adamw, 0, &device)?
         .with_precision(precision)
-        .with_split(split);
+        .with_micro_batches(micro);
 
     let steps = arguments.warmup + arguments.steps;
-    let some = [0, 1].map(|seed| made_up(&config, batch, kept, seed));
+    let some = [0, 1].map(|seed| synthetic(&config, batch, kept, seed));
     let batches: Vec<Batch> = (0..steps).map(|step| some[step as usize % 2].clone()).collect();
     let mut secs = vec![];
-    let mut before: Option<Tensor<1>> = None;
+    let readback = Readback::of(&device);
+    let mut before: Option<Reading> = None;
     let mut start = Instant::now();
     for (step, batch) in batches.into_iter().enumerate() {
-        let loss;
-        (trainer, loss) = trainer.step(batch, 1e-4);
-        // As in training: a loss is read when the next step is under way, so that a GPU never waits for the host.
-        if let Some(loss) = before.replace(loss) {
-            loss.into_scalar::<f32>();
+        let output;
+        (trainer, output) = trainer.step_watched(batch, 1e-4);
+        // As in training: a loss is waited for when the next step is under way, so that a GPU never
+        // waits for the host.
+        if let Some(before) = before.replace(readback.ask(output.into_figures())) {
+            before.wait();
         }
         if step >= arguments.warmup as usize {
             secs.push(start.elapsed().as_secs_f64());
         }
         start = Instant::now();
     }
-    let last: f32 = before.ok_or("no step was taken")?.into_scalar();
+    let mut figures = before.ok_or("no step was taken")?.wait();
+    let last = figures.take(StepOutput::LOSS).ok_or("a step tells its loss")?;
     let step_secs = median(secs);
     let peak = peak_bytes();
     let shares = arguments.monitors.then(|| {
-        let batch = made_up(&config, batch, kept, 0);
+        let batch = synthetic(&config, batch, kept, 0);
         watching_secs(&trainer, batch).map(|secs| secs / step_secs)
     });
     let rate = batch as f64 / step_secs;
@@ -139,7 +145,7 @@ fn measure(case: &Case<'_>, arguments: &Arguments) -> Result<(), Box<dyn Error>>
         let line = serde_json::json!({
             "model": model,
             "batch": batch,
-            "chunk": split.chunk.min(batch),
+            "chunk": micro.chunk.min(batch),
             "mask_ratio": mask_ratio,
             "backend": backend.to_string(),
             "precision": precision.to_string(),
@@ -152,8 +158,8 @@ fn measure(case: &Case<'_>, arguments: &Arguments) -> Result<(), Box<dyn Error>>
         println!("{line}");
         return Ok(());
     }
-    let chunks = match split.chunk < batch {
-        true => format!(" in chunks of {}", split.chunk),
+    let chunks = match micro.chunk < batch {
+        true => format!(" in chunks of {}", micro.chunk),
         false => String::new(),
     };
     let peak = peak.map_or_else(String::new, |bytes| format!(", peak {} MiB", bytes >> 20));
@@ -213,7 +219,7 @@ fn peak_bytes() -> Option<u64> {
     Some(kib * 1024)
 }
 
-fn made_up(config: &VitConfig, images: usize, kept: usize, seed: usize) -> Batch {
+fn synthetic(config: &VitConfig, images: usize, kept: usize, seed: usize) -> Batch {
     let values = images * kept * config.patch_len();
     let pixel = |i: usize| ((i * 7919 + seed * 104_729) as f32 * 0.618_034).fract() * 2.0 - 1.0;
     Batch {

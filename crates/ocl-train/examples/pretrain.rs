@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use ocl_data::{Loader, LoaderConfig, Source, SourceKind, Split, View};
+use ocl_data::{Loader, LoaderConfig, Source, SourceKind, Split};
 use ocl_train::{Backend, Plan, Recipe, Trainer};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let mut trainer = Trainer::new(&plan.model, &plan.method, plan.adamw, plan.seed, &device)?;
     let config = LoaderConfig { batch: plan.batch, seed: plan.seed, ..LoaderConfig::default() };
-    for (step, batch) in Loader::start(source, View::Train(plan.view()), config)?.enumerate() {
+    for (step, batch) in Loader::start(source, plan.view(), config)?.enumerate() {
         let lr = plan.schedule.at(plan.epoch_at(step as u64));
         let loss;
         (trainer, loss) = trainer.step(batch?, lr);
@@ -24,6 +24,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             println!("step {step}, loss {:.3}", loss.into_scalar::<f32>());
         }
     }
-    ocl_model::save_weights(trainer.vit(), "encoder.safetensors".as_ref(), &[])?;
+    ocl_model::save_weights(trainer.encoder(), "encoder.safetensors".as_ref(), &[])?;
     Ok(())
 }

@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand};
 use ocl_data::SourceKind;
 use ocl_model::Precision;
 
-use crate::backend::Backend;
-use crate::batching::Chunk;
+use crate::config::Chunk;
+use crate::device::Backend;
 
 /// Pre-trains a Vision Transformer on images without labels.
 #[derive(Debug, Parser)]

@@ -1,61 +1,35 @@
 //! Pre-training: a [`Recipe`] and a data set give a [`Plan`]; [`pretrain`] runs it and leaves an encoder.
 //!
 //! Read in this order: [`Recipe`] (what a user writes), [`Plan`] (every number resolved), [`pretrain`]
-//! (the loop), [`Trainer`] (one step), [`Method`] (what is learnt), [`AdamW`] (how).
+//! (the loop), [`Trainer`] (one step), [`Method`] and [`Learner`] (what is learnt), [`AdamW`] (how).
+//!
+//! Folders import downward only: `device`, `optim`, `methods`, `step`, `config`, then `monitor` and
+//! `log`, then `run`.
 
-mod adamw;
-mod allocator;
-mod backend;
-mod batching;
-mod capture;
-mod checkpoint;
 #[doc(hidden)]
 pub mod cli;
-mod durable;
-mod ema;
-mod error;
-mod estimate;
-mod gradients;
-mod journal;
-mod layer_decay;
-mod layers;
-mod ledger;
-mod lock;
-mod memory;
+mod config;
+mod device;
+mod log;
 mod methods;
 mod monitor;
-mod plan;
-mod pretrain;
-mod progress;
-mod recipe;
-mod schedule;
-mod stop;
-mod summary;
-mod tensorboard;
-mod trainer;
+mod optim;
+mod run;
+mod step;
 
-pub use adamw::{AdamW, AdamWConfig, AdamWState};
-pub use allocator::keep_freed_memory;
-pub use backend::{Backend, BackendError};
-pub use batching::Chunk;
-pub use capture::{Capture, Replay, replay};
-pub use checkpoint::CheckpointError;
-pub use ema::WeightAverage;
-pub use error::TrainError;
-pub use estimate::Estimate;
-pub use gradients::NamedGradients;
-pub use journal::{JournalError, StepRecord};
-pub use layer_decay::LayerDecay;
-pub use layers::RecipeError;
-pub use methods::{Method, Objective, Ocl};
-pub use monitor::{MonitorPlan, Spectrum, spectrum};
-pub use plan::{DataPlan, Plan, PlanError};
-pub use pretrain::{Event, Outcome, Start, pretrain};
-pub use progress::Progress;
-pub use recipe::{
-    BatchRecipe, DataRecipe, ModelRecipe, MonitorRecipe, OptimRecipe, Recipe, TrainRecipe,
+pub use config::{
+    BatchRecipe, Chunk, DataPlan, DataRecipe, Estimate, Known, Layers, ModelRecipe, MonitorPlan,
+    MonitorRecipe, OptimRecipe, Plan, PlanError, Recipe, RecipeError, SetKeys, TrainRecipe,
 };
-pub use schedule::WarmupCosine;
-pub use stop::{INTERRUPTED, stop_on_signals};
-pub use summary::summary;
-pub use trainer::{Split, StepOutput, Trainer};
+pub use device::{Backend, BackendError, batch_tensors, keep_freed_memory};
+pub use log::{Event, JournalError, Progress, StepRecord, summary};
+pub use methods::{Figures, Learner, Method, Objective, Ocl, OclLearner, PendingFigures};
+pub use monitor::{Spectrum, spectrum};
+pub use optim::{
+    AdamW, AdamWConfig, AdamWState, LayerDecay, NamedGradients, WarmupCosine, WeightAverage,
+};
+pub use run::{
+    Capture, CheckpointError, INTERRUPTED, Outcome, Replay, Start, TrainError, pretrain,
+    replace_file, replay, stop_on_signals,
+};
+pub use step::{MicroBatches, Readback, Reading, StepOutput, Trainer};

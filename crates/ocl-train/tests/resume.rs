@@ -91,17 +91,17 @@ fn interrupted_and_resumed_is_the_unbroken_run_bit_for_bit() {
 fn another_chunk_size_goes_on_bit_for_bit() {
     let folder = tempfile::tempdir().unwrap();
     let (whole, chunked) = (folder.path().join("whole"), folder.path().join("chunked"));
-    // 400 images in grains of 96, the last of which has 16.
-    let grains = |chunk: &str| {
-        plan(1, &["batch.grain=96", "train.epochs=1", &format!("batch.chunk={chunk}")])
+    // 400 images in micro-batches of 96, the last of which has 16.
+    let of_96 = |chunk: &str| {
+        plan(1, &["batch.micro_batch=96", "train.epochs=1", &format!("batch.chunk={chunk}")])
     };
-    run(grains("auto"), &whole, Start::Fresh, None).unwrap();
-    run(grains("96"), &chunked, Start::Fresh, Some(6)).unwrap();
-    let mut resumed = grains("auto");
+    run(of_96("auto"), &whole, Start::Fresh, None).unwrap();
+    run(of_96("96"), &chunked, Start::Fresh, Some(6)).unwrap();
+    let mut resumed = of_96("auto");
     resumed.0.set_chunk(Chunk::Images(300), Backend::Flex);
     assert_eq!(resumed.0.chunk, 288);
     run(resumed, &chunked, Start::Resume, Some(13)).unwrap();
-    run(grains("1"), &chunked, Start::Resume, None).unwrap();
+    run(of_96("1"), &chunked, Start::Resume, None).unwrap();
     assert_eq!(losses(&chunked), losses(&whole));
     assert_eq!(encoder(&chunked), encoder(&whole));
 }
@@ -176,17 +176,19 @@ fn a_run_is_watched() {
     let records: Vec<StepRecord> =
         log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     for record in &records {
-        let of = |value: Option<f64>| value.unwrap();
-        assert!(of(record.gradient_norm) > 0.0);
-        assert!((of(record.alignment) - (2.0 - 2.0 * of(record.positive))).abs() < 1e-4);
-        assert!(of(record.positive) > of(record.negative), "{record:?}");
-        assert_eq!(record.rank.is_some(), record.step % 10 == 0);
-        assert_eq!(record.knn_top1.is_some(), record.step % 10 == 0);
+        let of = |name: &str| record.figures.get(name).unwrap();
+        assert!(of("gradient_norm") > 0.0);
+        assert!((of("alignment") - (2.0 - 2.0 * of("positive"))).abs() < 1e-4);
+        assert!(of("positive") > of("negative"), "{record:?}");
+        for sometimes in ["rank", "knn_top1"] {
+            assert_eq!(record.figures.get(sometimes).is_some(), record.step % 10 == 0);
+        }
     }
     let last = records.last().unwrap();
-    assert!((1.0..=16.0).contains(&last.rank.unwrap()), "{last:?}");
-    assert!(last.uniformity.unwrap() < 0.0);
-    assert!(last.knn_top1.unwrap() > 0.3, "ten classes are guessed with 0.1: {last:?}");
+    let of = |name: &str| last.figures.get(name).unwrap();
+    assert!((1.0..=16.0).contains(&of("rank")), "{last:?}");
+    assert!(of("uniformity") < 0.0);
+    assert!(of("knn_top1") > 0.3, "ten classes are guessed with 0.1: {last:?}");
 }
 
 #[test]

@@ -1,13 +1,14 @@
-//! Occluded image contrastive learning: kept patches, two views, one encoder, one loss.
+//! Occlusion-based contrastive learning: kept patches, two views, one encoder, one loss.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Int, Tensor};
 use ocl_data::{Batch, Keep, kept_patches};
 use ocl_loss::{TspSimilarity, agreement, contrastive_gradient, contrastive_loss};
-use ocl_model::Vit;
+use ocl_model::{Vit, VitConfig};
 use serde::{Deserialize, Serialize};
 
-use super::Objective;
-use crate::backend::is_gpu;
+use super::{Objective, PendingFigures};
+use crate::device::batch_tensors;
+use crate::optim::NamedGradients;
 
 /// Constants of OCL (arXiv 2411.09858, section 3).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,38 +21,49 @@ pub struct Ocl {
     pub temperature: f64,
 }
 
+/// An encoder that learns by OCL.
+#[derive(Clone, Debug)]
+pub struct OclLearner {
+    /// The constants.
+    pub ocl: Ocl,
+    /// What is trained, and what is left.
+    pub encoder: Vit,
+}
+
 impl Ocl {
-    pub(crate) fn keep(&self) -> Keep {
+    /// The method with its encoder.
+    pub fn learner(self, encoder: Vit) -> OclLearner {
+        OclLearner { ocl: self, encoder }
+    }
+
+    pub(super) fn keep(&self, _: usize) -> Keep {
         Keep::Random { mask_ratio: self.mask_ratio }
     }
 
-    pub(crate) fn sequences(&self, patches: usize) -> (usize, usize) {
+    pub(super) fn sequences(&self, patches: usize) -> (usize, usize) {
         (2, 1 + kept_patches(patches, self.mask_ratio) / 2)
     }
 
-    pub(crate) fn loss(&self, vit: &Vit, batch: Batch) -> Tensor<1> {
-        let [view_1, view_2] = views(Self::embed(vit, batch));
-        contrastive_loss(&self.similarity(), view_1, view_2)
+    pub(super) fn macs_per_image(&self, model: &VitConfig) -> u64 {
+        let (sequences, tokens) = self.sequences(model.patches());
+        3 * sequences as u64 * model.cls_macs(tokens)
     }
 
-    pub(crate) fn embed(vit: &Vit, batch: Batch) -> Tensor<3> {
-        let (patches, positions) = to_device(vit, batch);
-        vit.views(patches, positions) // [N, 2, D]
-    }
-
-    pub(crate) fn objective(&self, embeddings: Tensor<3>) -> Objective {
-        let [view_1, view_2] = views(embeddings);
-        let agreement = agreement(view_1.clone(), view_2.clone());
-        let found = contrastive_gradient(&self.similarity(), view_1, view_2);
-        let gradient = Tensor::stack(vec![found.view_1, found.view_2], 1); // [N, 2, D]
-        Objective { loss: found.loss, gradient, agreement }
+    pub(super) fn describe(&self, patches: usize) -> String {
+        format!(
+            "OCL: 2 views of {} of {patches} patches (mask ratio {}), kappa {:.6}, temperature {}",
+            kept_patches(patches, self.mask_ratio) / 2,
+            self.mask_ratio,
+            self.kappa,
+            self.temperature
+        )
     }
 
     fn similarity(&self) -> TspSimilarity {
         TspSimilarity { kappa: self.kappa, temperature: self.temperature }
     }
 
-    pub(crate) fn problem(&self, patches: usize) -> Option<(&'static str, String)> {
+    pub(super) fn problem(&self, patches: usize) -> Option<(&'static str, String)> {
         if !(0.0..1.0).contains(&self.mask_ratio) {
             return Some(("mask_ratio", format!("{} is not in 0..1", self.mask_ratio)));
         }
@@ -72,53 +84,39 @@ impl Ocl {
     }
 }
 
+impl OclLearner {
+    /// The loss by its definition; what trains is [`OclLearner::objective`].
+    pub(super) fn loss(&self, batch: Batch) -> Tensor<1> {
+        let [view_1, view_2] = views(self.embed(batch));
+        contrastive_loss(&self.ocl.similarity(), view_1, view_2)
+    }
+
+    /// Class tokens of both views of each image, `[N, 2, D]`.
+    pub(super) fn embed(&self, batch: Batch) -> Tensor<3> {
+        let Batch { images, kept, patch_len, patches, positions, .. } = batch;
+        let device = self.encoder.device();
+        let (patches, positions): (Tensor<3>, Tensor<2, Int>) =
+            batch_tensors(patches, &positions, [images, kept, patch_len], &device);
+        self.encoder.views(patches, positions) // [N, 2, D]
+    }
+
+    pub(super) fn objective(&self, embeddings: Tensor<3>) -> Objective {
+        let [view_1, view_2] = views(embeddings);
+        let agreement = agreement(view_1.clone(), view_2.clone());
+        let found = contrastive_gradient(&self.ocl.similarity(), view_1, view_2);
+        let gradient = Tensor::stack(vec![found.view_1, found.view_2], 1); // [N, 2, D]
+        let mut figures = PendingFigures::default();
+        figures.add(&["views/alignment", "views/positive", "views/negative"], agreement);
+        Objective { loss: found.loss, gradient, of_heads: NamedGradients::default(), figures }
+    }
+
+    pub(super) fn over(self, change: impl FnOnce(Vit) -> Vit) -> Self {
+        Self { encoder: change(self.encoder), ..self }
+    }
+}
+
 /// `[N, 2, D]` to two times `[N, D]`.
 fn views(embeddings: Tensor<3>) -> [Tensor<2>; 2] {
     let [n, _, d] = embeddings.dims();
     [0, 1].map(|i| embeddings.clone().slice([0..n, i..i + 1]).reshape([n, d])) // [N, D]
-}
-
-/// Sends a batch to the encoder's device: patches `[N, K, P*P*3]` and positions `[N, K]`.
-fn to_device(vit: &Vit, batch: Batch) -> (Tensor<3>, Tensor<2, Int>) {
-    let device = vit.device();
-    let (n, k) = (batch.images, batch.kept);
-    let positions: Vec<i32> = batch.positions.into_iter().map(|p| p as i32).collect();
-    let positions = TensorData::new(positions, [n, k]);
-    let piece = if is_gpu(&device) { PIECE } else { usize::MAX };
-    let patches = in_pieces(batch.patches, [n, k, batch.patch_len], piece, &device);
-    (patches, Tensor::from_data(positions, &device))
-}
-
-/// Values that go to a GPU at once. Of 100 MiB and more burn's runtime makes no copy in pinned memory: the transfer
-/// then waits for all that the device was given before, and the device for the transfer.
-const PIECE: usize = 16 << 20;
-
-/// A tensor `[N, K, P]` that travels in pieces of at most `piece` values, or of one image.
-fn in_pieces(values: Vec<f32>, [n, k, p]: [usize; 3], piece: usize, device: &Device) -> Tensor<3> {
-    if values.len() <= piece {
-        return Tensor::from_data(TensorData::new(values, [n, k, p]), device);
-    }
-    let image = k * p;
-    let pieces = values.chunks((piece / image).max(1) * image);
-    let pieces = pieces.map(|values| {
-        let shape = [values.len() / image, k, p];
-        Tensor::from_data(TensorData::new(values.to_vec(), shape), device)
-    });
-    Tensor::cat(pieces.collect(), 0) // [N, K, P]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pieces_make_the_whole() {
-        let device = Device::default();
-        let values: Vec<f32> = (0..7 * 2 * 3).map(|i| i as f32).collect();
-        for piece in [1, 6, 13, 18, 41, 42, 1000] {
-            let found = in_pieces(values.clone(), [7, 2, 3], piece, &device);
-            assert_eq!(found.dims(), [7, 2, 3]);
-            assert_eq!(found.into_data().try_into_vec::<f32>().unwrap(), values, "{piece}");
-        }
-    }
 }

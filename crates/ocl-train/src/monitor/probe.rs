@@ -5,17 +5,13 @@
 use std::sync::Arc;
 
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor, TensorData};
-use ocl_data::{EvalView, Loader, LoaderConfig, LoaderError, Order, Source, Split, View};
+use burn::tensor::Tensor;
+use ocl_data::{Batch, EvalView, Loader, LoaderConfig, LoaderError, Order, Source, Split, View};
 use ocl_model::Vit;
 
-use crate::plan::Plan;
+use crate::config::{PROBE_BANK, PROBE_QUERIES, Plan};
+use crate::device::batch_tensors;
 
-/// Training images that vote, and held-out images that are classified.
-const BANK: usize = 2000;
-const QUERIES: usize = 500;
-/// Images encoded for one probe.
-pub(super) const IMAGES: usize = BANK + QUERIES;
 /// Images encoded at a time.
 const BATCH: usize = 50;
 /// Neighbours that vote, and the temperature of a vote's weight (DINO, arXiv 2104.14294).
@@ -64,8 +60,8 @@ impl Probe {
     /// When the images cannot be read.
     pub(crate) fn top_1(&self, vit: &Vit) -> Result<f64, LoaderError> {
         let vit = vit.valid();
-        let bank = self.features(&vit, &self.bank, BANK)?;
-        let queries = self.features(&vit, &self.queries, QUERIES)?;
+        let bank = self.features(&vit, &self.bank, PROBE_BANK)?;
+        let queries = self.features(&vit, &self.queries, PROBE_QUERIES)?;
         let (rows, columns) = (queries.labels.len(), bank.labels.len());
         let cosines = queries.rows.matmul(bank.rows.transpose()).into_data(); // [Q, B]
         let cosines = cosines.as_slice::<f32>().expect("features are f32");
@@ -92,29 +88,20 @@ impl Probe {
             subset: Some((0..count).map(|i| (i * source.len() / count) as u32).collect()),
             ..LoaderConfig::default()
         };
-        let device = vit.device();
         let (mut rows, mut labels) = (vec![], vec![]);
         for batch in Loader::start(Arc::clone(source), View::Eval(self.view), config)? {
             let mut batch = batch?;
-            let shape = [batch.images, batch.kept, batch.patch_len];
-            rows.push(encode(vit, batch.patches, batch.positions, shape, &device));
             labels.append(&mut batch.labels);
+            rows.push(encode(vit, batch));
         }
         Ok(Features { rows: Tensor::cat(rows, 0), labels })
     }
 }
 
 /// Class tokens at length 1, `[N, D]`.
-fn encode(
-    vit: &Vit,
-    patches: Vec<f32>,
-    positions: Vec<u32>,
-    [n, k, len]: [usize; 3],
-    device: &Device,
-) -> Tensor<2> {
-    let patches = Tensor::<3>::from_data(TensorData::new(patches, [n, k, len]), device);
-    let positions: Vec<i32> = positions.into_iter().map(|place| place as i32).collect();
-    let positions = Tensor::<2, Int>::from_data(TensorData::new(positions, [n, k]), device);
+fn encode(vit: &Vit, batch: Batch) -> Tensor<2> {
+    let shape = [batch.images, batch.kept, batch.patch_len];
+    let (patches, positions) = batch_tensors(batch.patches, &batch.positions, shape, &vit.device());
     let features = vit.encode_cls(vit.tokens(patches, positions)); // [N, D]
     let length = features.clone().square().sum_dim(1).sqrt(); // [N, 1]
     features / length

@@ -1,0 +1,254 @@
+//! Recipes by name: those that come with the program, and files.
+
+use std::path::Path;
+
+use super::Recipe;
+use super::overrides::{Known, Layers, RecipeError, nearest};
+
+/// Every key of a recipe, for suggestions and for refusing the rest.
+const KEYS: [&str; 48] = [
+    "data.path",
+    "data.kind",
+    "data.image_px",
+    "data.crop_scale",
+    "data.crop_ratio",
+    "data.flip",
+    "data.resize_ratio",
+    "data.mean",
+    "data.std",
+    "data.max_bad_share",
+    "data.workers",
+    "model.size",
+    "model.patch_px",
+    "model.width",
+    "model.depth",
+    "model.heads",
+    "model.mlp_ratio",
+    "method.name",
+    "method.mask_ratio",
+    "method.kappa",
+    "method.temperature",
+    "optim.base_lr",
+    "optim.min_lr",
+    "optim.warmup_epochs",
+    "optim.weight_decay",
+    "optim.beta1",
+    "optim.beta2",
+    "optim.eps",
+    "optim.clip_norm",
+    "optim.ema_decay",
+    "train.epochs",
+    "batch.size",
+    "batch.chunk",
+    "batch.micro_batch",
+    "train.seed",
+    "train.precision",
+    "train.checkpoint_every_epochs",
+    "train.keep_checkpoints",
+    "train.keep_every_epochs",
+    "monitor.every_steps",
+    "monitor.knn_every_epochs",
+    "monitor.peak_tflops",
+    // Whole sections, so that a misspelt section is answered with its name.
+    "data",
+    "model",
+    "method",
+    "optim",
+    "batch",
+    "monitor",
+];
+
+/// Keys of before, which are still understood: the old name and today's.
+const RENAMED: [(&str, &str); 2] =
+    [("train.batch", "batch.size"), ("batch.grain", "batch.micro_batch")];
+
+/// Recipes that come with the program, by name.
+const BUILT_IN: [(&str, &str); 7] = [
+    ("embedded", include_str!("../../../../recipes/embedded.toml")),
+    ("fashion-mnist", include_str!("../../../../recipes/fashion-mnist.toml")),
+    ("cifar-10", include_str!("../../../../recipes/cifar-10.toml")),
+    ("folder", include_str!("../../../../recipes/folder.toml")),
+    ("imagenet-vit-b", include_str!("../../../../recipes/imagenet-vit-b.toml")),
+    ("imagenet-vit-l", include_str!("../../../../recipes/imagenet-vit-l.toml")),
+    ("imagenet-vit-h", include_str!("../../../../recipes/imagenet-vit-h.toml")),
+];
+
+impl Recipe {
+    /// Names of the built-in recipes with the text of each.
+    pub fn built_in() -> &'static [(&'static str, &'static str)] {
+        &BUILT_IN
+    }
+
+    /// Reads a built-in recipe or a file, then the environment, then `overrides` (`section.key=value`).
+    ///
+    /// # Errors
+    /// [`RecipeError`], naming the origin and the nearest known key.
+    pub fn load(name: &str, overrides: &[String]) -> Result<Self, RecipeError> {
+        let environment = std::env::vars().filter_map(|(variable, value)| {
+            let key = variable.strip_prefix("OCL__")?.to_lowercase().replace("__", ".");
+            Some((variable, key, value))
+        });
+        Self::layered(name, environment.collect(), overrides)
+    }
+
+    fn layered(
+        name: &str,
+        environment: Vec<(String, String, String)>,
+        overrides: &[String],
+    ) -> Result<Self, RecipeError> {
+        let (origin, text) = find(name)?;
+        let known = Known { keys: &KEYS, renamed: &RENAMED };
+        let layers = Layers { origin: &origin, text: &text, known, environment, overrides };
+        let (mut recipe, set): (Self, _) = layers.read()?;
+        if set.contains("train.epochs") && !set.contains("optim.warmup_epochs") {
+            recipe.shorten_warmup(set.written("train.epochs").unwrap_or_default());
+        }
+        Ok(recipe)
+    }
+
+    /// Who asks for fewer epochs than a recipe's wants a shorter run of the same form: its warm-up
+    /// shrinks with it.
+    fn shorten_warmup(&mut self, epochs_written: f64) {
+        let share = self.train.epochs as f64 / epochs_written;
+        if share < 1.0 && self.optim.warmup_epochs > 0.0 {
+            self.warmup_written = Some(self.optim.warmup_epochs);
+            self.optim.warmup_epochs *= share;
+        }
+    }
+}
+
+fn find(name: &str) -> Result<(String, String), RecipeError> {
+    if let Some((name, text)) = BUILT_IN.iter().find(|(known, _)| *known == name) {
+        return Ok(((*name).to_owned(), (*text).to_owned()));
+    }
+    let names = BUILT_IN.map(|(name, _)| name);
+    match std::fs::read_to_string(Path::new(name)) {
+        Ok(text) => Ok((name.to_owned(), text)),
+        Err(source) => Err(RecipeError::NotFound {
+            name: name.to_owned(),
+            known: names.join(", "),
+            hint: nearest(name, &names),
+            source,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::overrides::flatten;
+    use crate::config::{Chunk, ModelRecipe, MonitorRecipe};
+    use ocl_model::Precision;
+
+    fn set(pairs: &[&str]) -> Result<Recipe, RecipeError> {
+        let pairs: Vec<String> = pairs.iter().map(|pair| (*pair).to_owned()).collect();
+        Recipe::layered("embedded", vec![], &pairs)
+    }
+
+    #[test]
+    fn every_built_in_recipe_reads() {
+        for (name, _) in Recipe::built_in() {
+            let read = Recipe::layered(name, vec![], &[]);
+            assert!(read.is_ok(), "{name}: {:?}", read.unwrap_err());
+        }
+    }
+
+    #[test]
+    fn the_list_of_keys_is_complete() {
+        let mut recipe = set(&[]).unwrap();
+        recipe.batch.chunk = Some(Chunk::Auto);
+        recipe.batch.micro_batch = Some(1);
+        recipe.optim.clip_norm = Some(1.0);
+        recipe.optim.ema_decay = Some(0.5);
+        recipe.train.keep_every_epochs = Some(1.0);
+        recipe.train.precision = Some(Precision::Bf16);
+        recipe.monitor = MonitorRecipe {
+            every_steps: Some(1),
+            knn_every_epochs: Some(1.0),
+            peak_tflops: Some(1.0),
+        };
+        recipe.model = ModelRecipe {
+            size: Some("tiny".to_owned()),
+            patch_px: 4,
+            width: Some(8),
+            depth: Some(1),
+            heads: Some(1),
+            mlp_ratio: Some(4),
+        };
+        let mut keys = vec![];
+        flatten("", &config::Config::try_from(&recipe).unwrap().cache, &mut keys);
+        keys.sort();
+        let mut listed: Vec<_> = KEYS.iter().filter(|key| key.contains('.')).copied().collect();
+        listed.sort_unstable();
+        assert_eq!(keys, listed);
+    }
+
+    #[test]
+    fn a_shorter_run_warms_up_for_less() {
+        let of = |pairs: &[&str]| {
+            let recipe = set(pairs).unwrap();
+            (recipe.optim.warmup_epochs, recipe.warmup_written)
+        };
+        assert_eq!(of(&[]), (0.5, None));
+        assert_eq!(of(&["train.epochs=10"]), (0.125, Some(0.5)));
+        assert_eq!(of(&["train.epochs=80"]), (0.5, None));
+        assert_eq!(of(&["train.epochs=10", "optim.warmup_epochs=0.4"]), (0.4, None));
+    }
+
+    #[test]
+    fn later_layers_win() {
+        let variable = |value: &str| {
+            vec![("OCL__OPTIM__BASE_LR".to_owned(), "optim.base_lr".to_owned(), value.to_owned())]
+        };
+        let from = |environment, pairs: &[String]| {
+            Recipe::layered("embedded", environment, pairs).unwrap()
+        };
+        assert_eq!(from(variable("0.25"), &[]).optim.base_lr, 0.25);
+        let both = from(variable("0.25"), &["optim.base_lr=2".to_owned()]);
+        assert_eq!(both.optim.base_lr, 2.0);
+        let list = set(&["data.crop_scale=[0.2, 1.0]", "data.path=/some/where"]).unwrap();
+        assert_eq!(list.data.crop_scale, [0.2, 1.0]);
+        assert_eq!(list.data.path, "/some/where");
+    }
+
+    #[test]
+    fn the_batch_may_be_written_as_before() {
+        let text = Recipe::built_in()[0].1.replace("[batch]\nsize = 256\n", "");
+        let text = text.replace("[train]\n", "[train]\nbatch = 96\n");
+        assert!(text.contains("batch = 96") && !text.contains("[batch]"), "{text}");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("old.toml");
+        std::fs::write(&path, text).unwrap();
+        let read = |pairs: &[String]| {
+            Recipe::layered(path.to_str().unwrap(), vec![], pairs).unwrap().batch.size
+        };
+        assert_eq!(read(&[]), 96);
+        assert_eq!(read(&["batch.size=32".to_owned()]), 32);
+        assert_eq!(set(&["train.batch=12"]).unwrap().batch.size, 12);
+        let auto = set(&["batch.chunk=auto"]).unwrap().batch.chunk;
+        assert_eq!(auto, Some(Chunk::Auto));
+        assert_eq!(set(&["batch.chunk=8"]).unwrap().batch.chunk, Some(Chunk::Images(8)));
+        assert!(set(&["batch.chunk=most"]).is_err());
+    }
+
+    #[test]
+    fn a_misspelt_key_is_answered_with_the_nearest() {
+        let text = |pair: &str| set(&[pair]).unwrap_err().to_string();
+        assert_eq!(
+            text("optim.base_lrr=1"),
+            "--set: unknown key `optim.base_lrr`; did you mean `optim.base_lr`?"
+        );
+        assert!(text("mask_ratio=0.5").ends_with("did you mean `method.mask_ratio`?"));
+        assert!(text("optimm.base_lr=1").ends_with("did you mean `optim.base_lr`?"));
+        assert!(text("optim.lr=1").ends_with("did you mean `optim.base_lr`?"));
+        assert!(Recipe::load("embeded", &[]).unwrap_err().to_string().contains("`embedded`?"));
+        assert!(matches!(set(&["optim.base_lr"]), Err(RecipeError::Override(_))));
+    }
+
+    #[test]
+    fn a_wrong_type_names_its_key() {
+        use std::error::Error;
+        let error = set(&["optim.base_lr=fast"]).unwrap_err();
+        assert!(error.source().unwrap().to_string().contains("optim.base_lr"), "{error:?}");
+    }
+}

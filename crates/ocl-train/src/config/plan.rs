@@ -1,0 +1,203 @@
+//! A plan: every number a run depends on, resolved from a recipe and the data, saved as `plan.toml`.
+
+use std::path::{Path, PathBuf};
+
+use ocl_data::{Geometry, Normalisation, SourceKind, TrainView, View};
+use ocl_model::{Precision, VitConfig};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::MonitorPlan;
+use crate::methods::Method;
+use crate::optim::{AdamWConfig, WarmupCosine};
+
+/// Everything a run depends on. Two runs of one plan, one code version and one backend are equal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Version of the program that made the plan.
+    pub version: String,
+    /// Name or path of the recipe.
+    pub recipe: String,
+    /// Decides parameters, order, crops and masks.
+    pub seed: u64,
+    /// Passes over the data.
+    pub epochs: u64,
+    /// Images contrasted with one another in a step.
+    pub batch: usize,
+    /// Images whose intermediate values are in memory at once. The result does not depend on it.
+    #[serde(default)]
+    pub chunk: usize,
+    /// Images that are encoded together, and whose gradients are summed together.
+    #[serde(default, alias = "grain")]
+    pub micro_batch: usize,
+    /// Steps of an epoch; the last partial batch is dropped.
+    pub steps_per_epoch: u64,
+    /// Steps of the run.
+    pub steps: u64,
+    /// A checkpoint every so many steps.
+    pub checkpoint_every_steps: u64,
+    /// Checkpoints kept.
+    pub keep_checkpoints: usize,
+    /// Checkpoints at multiples of this are written too, and never removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_every_steps: Option<u64>,
+    /// Global norm at which gradients are clipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
+    /// What matrix products are computed in, on devices that have it.
+    #[serde(default)]
+    pub precision: Precision,
+    /// Decay of the average of the weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema_decay: Option<f64>,
+    /// What is read.
+    pub data: DataPlan,
+    /// The encoder.
+    pub model: VitConfig,
+    /// The method and its constants.
+    pub method: Method,
+    /// Constants of the optimiser.
+    pub adamw: AdamWConfig,
+    /// Learning rates, absolute.
+    pub schedule: WarmupCosine,
+    /// Epochs of warm-up as the recipe wrote them, where a shorter run has fewer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warmup_written: Option<f64>,
+    /// When the run is looked at more closely.
+    #[serde(default)]
+    pub monitor: MonitorPlan,
+}
+
+/// What is read, and the crop.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DataPlan {
+    /// A folder, or `embedded`.
+    pub path: String,
+    /// What the path holds.
+    pub kind: SourceKind,
+    /// Training images.
+    pub images: usize,
+    /// Area of a random crop, as a share of the image.
+    pub crop_scale: [f64; 2],
+    /// Width over height of a random crop.
+    pub crop_ratio: [f64; 2],
+    /// Probability of a horizontal flip.
+    pub flip: f64,
+    /// For evaluation: the short side is resized to this times the crop's side.
+    pub resize_ratio: f64,
+    /// Mean of each channel.
+    pub mean: [f32; 3],
+    /// Standard deviation of each channel.
+    pub std: [f32; 3],
+    /// Share of unreadable images that stops the run.
+    pub max_bad_share: f64,
+    /// Loader threads. Batches do not depend on it.
+    pub workers: usize,
+}
+
+/// Why no plan follows from a recipe, or none can be read.
+#[derive(Debug, Error)]
+pub enum PlanError {
+    /// A value that cannot work.
+    #[error("{key}: {problem}")]
+    Value {
+        /// The recipe's key.
+        key: String,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+    /// The folder has no readable plan.
+    #[error("{} is not a run folder: its plan.toml cannot be read{}", folder.display(), meant(inside))]
+    Read {
+        /// The folder.
+        folder: PathBuf,
+        /// The latest run inside of it.
+        inside: Option<PathBuf>,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The plan is damaged or of another version.
+    #[error("{} is damaged, or of another version of this program", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: toml::de::Error,
+    },
+}
+
+impl Plan {
+    /// Reads `plan.toml` of a run folder.
+    ///
+    /// # Errors
+    /// When there is none, or it is damaged.
+    pub fn load(run: &Path) -> Result<Self, PlanError> {
+        let path = run.join("plan.toml");
+        let text = std::fs::read_to_string(&path).map_err(|source| PlanError::Read {
+            folder: run.to_owned(),
+            inside: latest_inside(run),
+            source,
+        })?;
+        let mut plan: Self =
+            toml::from_str(&text).map_err(|source| PlanError::Parse { path, source })?;
+        if plan.micro_batch == 0 {
+            // A plan of before there were chunks: batches were taken whole.
+            (plan.chunk, plan.micro_batch) = (plan.batch, plan.batch);
+        }
+        Ok(plan)
+    }
+
+    /// The plan as TOML.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a plan is plain data")
+    }
+
+    /// Whether a checkpoint is due after so many steps.
+    pub fn saves_at(&self, step: u64) -> bool {
+        step.is_multiple_of(self.checkpoint_every_steps)
+            || self.keep_every_steps.is_some_and(|every| step.is_multiple_of(every))
+            || step == self.steps
+    }
+
+    /// What training makes of an image.
+    pub fn view(&self) -> View {
+        View::Train(TrainView {
+            geometry: self.geometry(),
+            normalisation: self.normalisation(),
+            scale: self.data.crop_scale.into(),
+            ratio: self.data.crop_ratio.into(),
+            flip: self.data.flip,
+            keep: self.method.keep(self.model.patches()),
+        })
+    }
+
+    /// Sides of crop and patch.
+    pub fn geometry(&self) -> Geometry {
+        let px = |side: usize| u32::try_from(side).expect("checked when the plan was resolved");
+        Geometry { image_px: px(self.model.image_px), patch_px: px(self.model.patch_px) }
+    }
+
+    /// Mean and standard deviation of the channels.
+    pub fn normalisation(&self) -> Normalisation {
+        Normalisation { mean: self.data.mean, std: self.data.std }
+    }
+
+    /// The fractional epoch of a step counted from 0.
+    pub fn epoch_at(&self, step: u64) -> f64 {
+        step as f64 / self.steps_per_epoch as f64
+    }
+}
+
+/// Folders of runs are kept in a folder of runs, which is easily taken for one of them.
+fn latest_inside(folder: &Path) -> Option<PathBuf> {
+    let made =
+        |run: &PathBuf| run.join("plan.toml").metadata().and_then(|plan| plan.modified()).ok();
+    let entries = std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
+    entries.filter_map(|run| Some((made(&run)?, run))).max().map(|(_, run)| run)
+}
+
+fn meant(run: &Option<PathBuf>) -> String {
+    run.as_ref().map_or_else(String::new, |run| format!("; did you mean {}?", run.display()))
+}

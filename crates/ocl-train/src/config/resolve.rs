@@ -1,0 +1,247 @@
+//! From a recipe and the data to a plan.
+
+use ocl_data::{MOST_CROP_PX, Source};
+use ocl_model::VitConfig;
+
+use super::chunk::micro_batch;
+use super::monitor::probe_interval;
+use super::{Chunk, DataPlan, MonitorPlan, Plan, PlanError, Recipe};
+use crate::device::Backend;
+use crate::optim::{AdamWConfig, WarmupCosine};
+
+/// Steps between closer looks when nothing else is asked for: 30 ms each, well under 1 % of the time.
+const MONITOR_STEPS: u64 = 100;
+
+impl Plan {
+    /// Resolves a recipe against its data.
+    ///
+    /// # Errors
+    /// [`PlanError::Value`] naming the first key that cannot work.
+    pub fn resolve(name: &str, recipe: &Recipe, source: &Source) -> Result<Self, PlanError> {
+        let Recipe { data, method, optim, batch, train, monitor, .. } = recipe;
+        let model = model(recipe)?;
+        check(recipe, &model, source.len())?;
+        let workers = match data.workers {
+            0 => {
+                std::thread::available_parallelism().map_or(1, |n| n.get().saturating_sub(1)).max(1)
+            }
+            workers => workers,
+        };
+        let steps_per_epoch = (source.len() / batch.size) as u64;
+        let chunk = batch.chunk.unwrap_or(Chunk::Auto);
+        let (sequences, tokens) = method.sequences(model.patches());
+        let micro_batch = micro_batch(batch.size, sequences * tokens, batch.micro_batch, chunk);
+        let steps = |epochs: f64| ((epochs * steps_per_epoch as f64).round() as u64).max(1);
+        let mut plan = Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            recipe: name.to_owned(),
+            seed: train.seed,
+            epochs: train.epochs,
+            batch: batch.size,
+            chunk: batch.size,
+            micro_batch,
+            steps_per_epoch,
+            steps: steps_per_epoch * train.epochs,
+            checkpoint_every_steps: steps(train.checkpoint_every_epochs),
+            keep_checkpoints: train.keep_checkpoints,
+            keep_every_steps: train.keep_every_epochs.map(steps),
+            clip_norm: optim.clip_norm,
+            precision: train.precision.unwrap_or_default(),
+            ema_decay: optim.ema_decay,
+            data: DataPlan {
+                path: data.path.clone(),
+                kind: data.kind,
+                images: source.len(),
+                crop_scale: data.crop_scale,
+                crop_ratio: data.crop_ratio,
+                flip: data.flip,
+                resize_ratio: data.resize_ratio,
+                mean: data.mean,
+                std: data.std,
+                max_bad_share: data.max_bad_share,
+                workers,
+            },
+            model,
+            method: method.clone(),
+            adamw: AdamWConfig {
+                beta1: optim.beta1,
+                beta2: optim.beta2,
+                eps: optim.eps,
+                weight_decay: optim.weight_decay,
+            },
+            schedule: WarmupCosine {
+                lr: optim.base_lr * batch.size as f64 / 256.0,
+                min_lr: optim.min_lr,
+                warmup_epochs: optim.warmup_epochs,
+                epochs: train.epochs as f64,
+            },
+            warmup_written: recipe.warmup_written,
+            monitor: MonitorPlan::default(),
+        };
+        plan.set_chunk(chunk, Backend::Flex);
+        plan.monitor = MonitorPlan {
+            every_steps: monitor.every_steps.unwrap_or(MONITOR_STEPS),
+            knn_every_steps: match monitor.knn_every_epochs {
+                None => probe_interval(&plan),
+                Some(never) if never <= 0.0 => 0,
+                Some(epochs) => steps(epochs),
+            },
+            peak_tflops: monitor.peak_tflops,
+        };
+        Ok(plan)
+    }
+}
+
+fn model(recipe: &Recipe) -> Result<VitConfig, PlanError> {
+    let written = &recipe.model;
+    let wrong = |key: &str, problem: String| PlanError::Value { key: key.to_owned(), problem };
+    let named = match &written.size {
+        Some(size) => {
+            Some(VitConfig::named(size).map_err(|error| wrong("model.size", error.to_string()))?)
+        }
+        None => None,
+    };
+    let part = |key: &str, own: Option<usize>, of: fn(&VitConfig) -> usize| {
+        own.or(named.as_ref().map(of))
+            .ok_or_else(|| wrong(key, "is missing; give it, or model.size".to_owned()))
+    };
+    let config = VitConfig {
+        image_px: recipe.data.image_px,
+        patch_px: written.patch_px,
+        width: part("model.width", written.width, |v| v.width)?,
+        depth: part("model.depth", written.depth, |v| v.depth)?,
+        heads: part("model.heads", written.heads, |v| v.heads)?,
+        mlp_ratio: written.mlp_ratio.unwrap_or(4),
+    };
+    config.validate().map_err(|error| wrong("model", error.to_string()))?;
+    if config.image_px > MOST_CROP_PX as usize {
+        return Err(wrong("data.image_px", format!("{} is above {MOST_CROP_PX}", config.image_px)));
+    }
+    Ok(config)
+}
+
+/// The first value of a recipe that cannot work.
+fn check(recipe: &Recipe, model: &VitConfig, images: usize) -> Result<(), PlanError> {
+    let Recipe { data, method, optim, batch, train, .. } = recipe;
+    let range = |low_high: [f64; 2], top: f64| {
+        let [low, high] = low_high;
+        low > 0.0 && low <= high && high <= top
+    };
+    let positive = |value: f64| value > 0.0 && value.is_finite();
+    let checks: [(&str, bool, String); 18] = [
+        ("data.crop_scale", range(data.crop_scale, 1.0), "needs 0 < low <= high <= 1".into()),
+        ("data.crop_ratio", range(data.crop_ratio, f64::MAX), "needs 0 < low <= high".into()),
+        ("data.flip", (0.0..=1.0).contains(&data.flip), "is a probability, 0..1".into()),
+        ("data.resize_ratio", data.resize_ratio >= 1.0, "is at least 1".into()),
+        ("data.std", data.std.iter().all(|v| *v > 0.0), "is above 0 for each channel".into()),
+        (
+            "data.max_bad_share",
+            (0.0..=1.0).contains(&data.max_bad_share),
+            "is a share, 0..1".into(),
+        ),
+        ("batch.size", batch.size >= 2, "contrasting needs at least 2 images".into()),
+        (
+            "batch.size",
+            batch.size <= images,
+            format!("{} is more than the {images} images there are", batch.size),
+        ),
+        ("batch.micro_batch", batch.micro_batch != Some(0), "is at least 1 image".into()),
+        ("train.epochs", train.epochs >= 1, "is at least 1".into()),
+        ("optim.clip_norm", optim.clip_norm.is_none_or(positive), "is above 0".into()),
+        (
+            "optim.ema_decay",
+            optim.ema_decay.is_none_or(|decay| (0.0..1.0).contains(&decay)),
+            "is a share, 0..1".into(),
+        ),
+        (
+            "train.keep_every_epochs",
+            train.keep_every_epochs.is_none_or(positive),
+            "is above 0".into(),
+        ),
+        ("train.keep_checkpoints", train.keep_checkpoints >= 1, "is at least 1".into()),
+        (
+            "train.checkpoint_every_epochs",
+            positive(train.checkpoint_every_epochs),
+            "is above 0".into(),
+        ),
+        ("optim.base_lr", positive(optim.base_lr), "is above 0".into()),
+        (
+            "optim.warmup_epochs",
+            optim.warmup_epochs >= 0.0 && optim.warmup_epochs < train.epochs as f64,
+            format!(
+                "{0} is not below train.epochs, {1}; a run of {1} wants --set optim.warmup_epochs={2}",
+                optim.warmup_epochs,
+                train.epochs,
+                train.epochs as f64 / 10.0
+            ),
+        ),
+        (
+            "optim.beta1, beta2, eps",
+            (0.0..1.0).contains(&optim.beta1)
+                && (0.0..1.0).contains(&optim.beta2)
+                && optim.eps > 0.0,
+            "need 0 <= beta < 1 and eps > 0".into(),
+        ),
+    ];
+    if let Some((key, _, problem)) = checks.into_iter().find(|(_, fine, _)| !fine) {
+        return Err(PlanError::Value { key: key.to_owned(), problem });
+    }
+    match method.problem(model.patches()) {
+        Some((key, problem)) => Err(PlanError::Value { key: format!("method.{key}"), problem }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ocl_data::{SourceKind, Split};
+
+    fn resolve(overrides: &[&str]) -> Result<Plan, PlanError> {
+        let overrides: Vec<String> = overrides.iter().map(|pair| (*pair).to_owned()).collect();
+        let recipe = Recipe::load("embedded", &overrides).unwrap();
+        let source = Source::open("embedded", SourceKind::Auto, Split::Train).unwrap();
+        Plan::resolve("embedded", &recipe, &source)
+    }
+
+    #[test]
+    fn a_plan_is_absolute_and_survives_its_file() {
+        let plan = resolve(&["batch.size=512", "optim.base_lr=1e-3", "train.epochs=10"]).unwrap();
+        assert_eq!(plan.schedule.lr, 2e-3);
+        assert_eq!(plan.steps_per_epoch, 8000 / 512);
+        assert_eq!(plan.steps, 150);
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("plan.toml"), plan.to_toml()).unwrap();
+        assert_eq!(Plan::load(folder.path()).unwrap(), plan);
+    }
+
+    #[test]
+    fn the_folder_of_runs_is_answered_with_the_latest_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = Plan::load(folder.path()).unwrap_err().to_string();
+        assert!(error.ends_with("cannot be read"), "{error}");
+        let run = folder.path().join("embedded-001");
+        std::fs::create_dir(&run).unwrap();
+        std::fs::write(run.join("plan.toml"), "").unwrap();
+        let error = Plan::load(folder.path()).unwrap_err().to_string();
+        assert!(error.ends_with(&format!("did you mean {}?", run.display())), "{error}");
+    }
+
+    #[test]
+    fn impossible_values_are_named() {
+        for (pair, key) in [
+            ("batch.size=1", "batch.size"),
+            ("train.batch=8001", "batch.size"),
+            ("method.mask_ratio=1.0", "method.mask_ratio"),
+            ("method.temperature=0", "method.temperature"),
+            ("data.crop_scale=[0.5, 0.2]", "data.crop_scale"),
+            ("model.patch_px=5", "model"),
+            ("model.size=enormous", "model.size"),
+            ("data.image_px=8176", "data.image_px"),
+            ("optim.warmup_epochs=1e6", "optim.warmup_epochs"),
+        ] {
+            let text = resolve(&[pair]).unwrap_err().to_string();
+            assert!(text.starts_with(key), "{pair}: {text}");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! A moving average of the weights.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::Tensor;
+
+/// An exponential moving average of a module's weights: after each step
+/// `average <- decay average + (1 - decay) weights`. It takes no part in training.
+#[derive(Debug)]
+pub struct WeightAverage<M> {
+    decay: f64,
+    average: Option<M>,
+}
+
+impl<M: Module> WeightAverage<M> {
+    /// Begins at the weights of `module`.
+    pub fn new(module: &M, decay: f64) -> Self {
+        Self { decay, average: Some(module.valid()) }
+    }
+
+    /// Continues with a given average, on a device without autodiff.
+    pub(crate) fn with(average: M, decay: f64) -> Self {
+        Self { decay, average: Some(average) }
+    }
+
+    /// Takes in the weights after a step.
+    pub fn update(&mut self, module: &M) {
+        let mut collect = Collect::default();
+        module.visit(&mut collect);
+        let mut mix = Mix { weights: collect.weights, decay: self.decay, path: vec![] };
+        self.average = self.average.take().map(|average| average.map(&mut mix));
+    }
+
+    /// The average.
+    ///
+    /// # Panics
+    /// Never: an average is only ever replaced by another.
+    pub fn weights(&self) -> &M {
+        self.average.as_ref().expect("an average is only ever replaced by another")
+    }
+}
+
+#[derive(Default)]
+struct Collect {
+    weights: BTreeMap<String, Tensor<1>>,
+    path: Vec<String>,
+}
+
+impl ModuleVisitor for Collect {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_owned());
+    }
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.weights.insert(self.path.join("."), param.val().inner().flatten(0, D - 1));
+    }
+}
+
+struct Mix {
+    weights: BTreeMap<String, Tensor<1>>,
+    decay: f64,
+    path: Vec<String>,
+}
+
+impl ModuleMapper for Mix {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_owned());
+    }
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(weights) = self.weights.remove(&self.path.join(".")) else { return param };
+        param.map(|average| {
+            let shape = average.dims();
+            let new = weights.mul_scalar(1.0 - self.decay).reshape(shape);
+            average.mul_scalar(self.decay) + new
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+    use ocl_model::{Vit, VitConfig, state_of};
+
+    #[test]
+    fn the_average_follows_the_weights() {
+        let config =
+            VitConfig { image_px: 8, patch_px: 4, width: 8, depth: 1, heads: 2, mlp_ratio: 4 };
+        let device = Device::default().autodiff();
+        let vit = |seed| Vit::new(&config, seed, &device).unwrap();
+        let value = |vit: &Vit| state_of(vit)["patch_embed.proj.weight"].values[5];
+        let mut average = WeightAverage::new(&vit(1), 0.75);
+        average.update(&vit(2));
+        let expected = 0.75 * value(&vit(1)) + 0.25 * value(&vit(2));
+        assert!((value(average.weights()) - expected).abs() < 1e-6);
+        average.update(&vit(2));
+        let expected = 0.75 * expected + 0.25 * value(&vit(2));
+        assert!((value(average.weights()) - expected).abs() < 1e-6);
+    }
+}

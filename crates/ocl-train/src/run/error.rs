@@ -1,0 +1,81 @@
+//! Why a run stopped.
+
+use std::path::PathBuf;
+
+use ocl_data::LoaderError;
+use ocl_model::{ConfigError, WeightsError};
+use thiserror::Error;
+
+use super::checkpoint::CheckpointError;
+use crate::log::JournalError;
+
+/// Why a run stopped.
+#[derive(Debug, Error)]
+pub enum TrainError {
+    /// The loss or the gradient is NaN or infinite.
+    #[error(
+        "step {step} has a loss of {loss} and a gradient of norm {gradient_norm} (lr {lr:.3e}); samples {}; \
+         nothing of this step was saved. To run it again: cargo xtask replay {}. To go on from the last \
+         checkpoint, lower optim.base_lr, lengthen optim.warmup_epochs, or set optim.clip_norm",
+        sample_list(samples),
+        capture.display()
+    )]
+    NonFinite {
+        /// The step, counted from 1.
+        step: u64,
+        /// The loss.
+        loss: f64,
+        /// The norm of all gradients together.
+        gradient_norm: f64,
+        /// Its learning rate.
+        lr: f64,
+        /// Indices of the batch's samples.
+        samples: Vec<u64>,
+        /// Where the step was captured.
+        capture: PathBuf,
+    },
+    /// The run folder holds a run already.
+    #[error(
+        "{path} already holds a run; continue it with `--resume {path}`, or give another name",
+        path = .0.display()
+    )]
+    Occupied(PathBuf),
+    /// Another process is at work in the run folder.
+    #[error("{} is in use by {owner}; two runs cannot share a folder", path.display())]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+        /// Who has it.
+        owner: String,
+    },
+    /// The run folder cannot be made.
+    #[error("cannot write to run folder {}", path.display())]
+    Folder {
+        /// The folder or file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The encoder cannot exist.
+    #[error(transparent)]
+    Model(#[from] ConfigError),
+    /// The data cannot be read.
+    #[error(transparent)]
+    Data(#[from] LoaderError),
+    /// A checkpoint cannot be written or read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The log cannot be written.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The encoder cannot be written.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+}
+
+fn sample_list(samples: &[u64]) -> String {
+    let shown: Vec<String> = samples.iter().take(16).map(u64::to_string).collect();
+    let more = samples.len().saturating_sub(16);
+    if more == 0 { shown.join(" ") } else { format!("{} and {more} more", shown.join(" ")) }
+}

@@ -1,0 +1,19 @@
+//! A run: from a plan and a data set to an encoder on disk, whatever happens on the way.
+
+mod atomic_file;
+mod checkpoint;
+mod error;
+mod lock;
+mod moments;
+mod pending;
+mod pretrain;
+mod replay;
+mod setup;
+mod stop;
+
+pub use atomic_file::replace_file;
+pub use checkpoint::CheckpointError;
+pub use error::TrainError;
+pub use pretrain::{Outcome, Start, pretrain};
+pub use replay::{Capture, Replay, replay};
+pub use stop::{INTERRUPTED, stop_on_signals};

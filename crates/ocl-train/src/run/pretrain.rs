@@ -1,0 +1,185 @@
+//! The loop: from a plan and a data set to an encoder on disk. Read it top to bottom.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use burn::tensor::Device;
+use ocl_data::{Batch, Loader, Source};
+use ocl_model::{Vit, state_bytes};
+
+use super::atomic_file::replace_file;
+use super::checkpoint::{self, Checkpoint, CheckpointError};
+use super::error::TrainError;
+use super::lock::RunLock;
+use super::pending::{Handed, Ledger, Pending};
+use super::setup::{fresh_trainer, loader_config};
+use crate::config::Plan;
+use crate::log::{Event, Journal};
+use crate::monitor::{self, Probe};
+use crate::step::{Readback, Trainer};
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// Steps done.
+    pub step: u64,
+    /// Whether all steps of the plan are done; otherwise the run was interrupted and can be resumed.
+    pub finished: bool,
+    /// Loss of the last step.
+    pub last_loss: Option<f64>,
+    /// Images skipped because they could not be read.
+    pub skipped: u64,
+}
+
+/// Whether a run begins or goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// A new run; the folder must not hold one.
+    Fresh,
+    /// Continue from the newest whole checkpoint, or from the beginning when there is none yet.
+    Resume,
+}
+
+/// Runs a plan in folder `run` until its end or until `stop` is set, which ends the current step and
+/// writes a checkpoint. The encoder is left in `run/encoder.safetensors`.
+///
+/// # Errors
+/// [`TrainError`]; what was saved before stays.
+pub fn pretrain(
+    plan: &Plan,
+    source: Arc<Source>,
+    run: &Path,
+    start: Start,
+    device: &Device,
+    stop: &AtomicBool,
+    mut observe: impl FnMut(Event<'_>),
+) -> Result<Outcome, TrainError> {
+    let _lock = prepare_folder(plan, run, start)?;
+    let (mut trainer, mut step, mut saved) = begin(plan, run, start, device, &mut observe)?;
+    let journal = Journal::open(run, step)?;
+    let mut probe = Probe::new(plan, &source);
+    let mut loader = Loader::start(source, plan.view(), loader_config(plan, Some(run), step))?;
+
+    let readback = Readback::of(device);
+    let mut ledger = Ledger::new(plan, run, journal, observe);
+    while step < plan.steps && !stop.load(Ordering::Relaxed) {
+        let Some(batch) = loader.next() else { break };
+        let batch: Batch = batch?;
+        let lr = plan.schedule.at(plan.epoch_at(step));
+        let samples = batch.samples.clone();
+        let output;
+        (trainer, output) = trainer.step_watched(batch, lr);
+        step += 1;
+        let handed = Handed::now(loader.wait_time());
+        let pending = Pending {
+            step,
+            lr,
+            sample: monitor::sample(plan, step, &output),
+            output: readback.ask(output.into_figures()),
+            knn_top1: look(plan, step, &mut probe, &trainer, &mut ledger),
+            samples,
+            handed,
+        };
+        ledger.enter(pending)?;
+        if plan.saves_at(step) {
+            ledger.settle()?;
+            save(plan, run, step, &trainer, &mut ledger)?;
+            ledger.pause();
+            saved = Some(step);
+        }
+    }
+    ledger.settle()?;
+    if saved != Some(step) {
+        save(plan, run, step, &trainer, &mut ledger)?;
+    }
+    let finished = step >= plan.steps;
+    if finished {
+        save_encoder(plan, run, &trainer)?;
+    }
+    Ok(Outcome { step, finished, last_loss: ledger.last_loss(), skipped: loader.skipped() })
+}
+
+/// k-NN accuracy when step `step` asks for it. A probe that cannot read its images ends, and not the run.
+fn look(
+    plan: &Plan,
+    step: u64,
+    probe: &mut Option<Probe>,
+    trainer: &Trainer,
+    ledger: &mut Ledger<'_, impl FnMut(Event<'_>)>,
+) -> Option<f64> {
+    let due = step.checked_rem(plan.monitor.knn_every_steps) == Some(0);
+    match probe.as_ref().filter(|_| due)?.top_1(trainer.encoder()) {
+        Ok(share) => Some(share),
+        Err(error) => {
+            ledger.tell(Event::Note(&format!("no more k-NN in this run: {error}")));
+            *probe = None;
+            None
+        }
+    }
+}
+
+fn save(
+    plan: &Plan,
+    run: &Path,
+    step: u64,
+    trainer: &Trainer,
+    ledger: &mut Ledger<'_, impl FnMut(Event<'_>)>,
+) -> Result<(), TrainError> {
+    let folder = checkpoint::save(run, step, trainer, plan)?;
+    ledger.tell(Event::Saved(&folder));
+    Ok(())
+}
+
+fn save_encoder(plan: &Plan, run: &Path, trainer: &Trainer) -> Result<(), TrainError> {
+    let metadata = [("recipe", plan.recipe.clone()), ("version", plan.version.clone())];
+    let write = |name: &str, vit: &Vit| {
+        let path = run.join(name);
+        replace_file(&path, &state_bytes(vit, &metadata))
+            .map_err(|source| TrainError::Folder { path, source })
+    };
+    if let Some(average) = trainer.average() {
+        write("encoder-average.safetensors", average.weights())?;
+    }
+    write("encoder.safetensors", trainer.encoder())
+}
+
+/// Makes the folder of a new run, or finds that of an old one, and keeps others out of it.
+fn prepare_folder(plan: &Plan, run: &Path, start: Start) -> Result<RunLock, TrainError> {
+    let path = run.join("plan.toml");
+    let failed = |source| TrainError::Folder { path: path.clone(), source };
+    std::fs::create_dir_all(run).map_err(failed)?;
+    let lock = RunLock::take(run)?;
+    if start == Start::Fresh {
+        if path.exists() {
+            return Err(TrainError::Occupied(run.to_owned()));
+        }
+        replace_file(&path, plan.to_toml().as_bytes()).map_err(failed)?;
+    }
+    Ok(lock)
+}
+
+/// The trainer, the steps it has done, and the step of the checkpoint that it comes from.
+fn begin(
+    plan: &Plan,
+    run: &Path,
+    start: Start,
+    device: &Device,
+    observe: &mut impl FnMut(Event<'_>),
+) -> Result<(Trainer, u64, Option<u64>), TrainError> {
+    if start == Start::Resume {
+        match checkpoint::load_latest(run, plan, device) {
+            Ok((Checkpoint { step, trainer }, passed_over)) => {
+                let passed_over: Vec<String> =
+                    passed_over.iter().map(ToString::to_string).collect();
+                observe(Event::Started { step, passed_over: &passed_over });
+                return Ok((trainer, step, Some(step)));
+            }
+            // Stopped before its first checkpoint: the plan alone says how to begin.
+            Err(CheckpointError::None { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    observe(Event::Started { step: 0, passed_over: &[] });
+    Ok((fresh_trainer(plan, device)?, 0, None))
+}

@@ -1,0 +1,64 @@
+//! What a run is made of, from its plan: the one place where plain data becomes networks, optimiser
+//! and loader.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use ocl_data::{LoaderConfig, Order};
+use ocl_model::{ConfigError, Vit};
+
+use crate::config::Plan;
+use crate::methods::Learner;
+use crate::optim::{AdamW, AdamWState, WeightAverage};
+use crate::step::Trainer;
+
+/// A trainer that has done nothing yet: parameters drawn from the seed.
+///
+/// # Errors
+/// When no encoder of this shape can exist.
+pub(super) fn fresh_trainer(plan: &Plan, device: &Device) -> Result<Trainer, ConfigError> {
+    let learner = plan.method.learner(&plan.model, plan.seed, &device.clone().autodiff())?;
+    Ok(trainer(plan, learner, AdamWState::default(), None, device))
+}
+
+/// A trainer that goes on with networks and moments; the average begins at the encoder's weights
+/// unless one is given.
+pub(super) fn trainer(
+    plan: &Plan,
+    learner: Learner,
+    moments: AdamWState,
+    average: Option<Vit>,
+    device: &Device,
+) -> Trainer {
+    let learner = learner.with_precision(plan.precision.on(device));
+    let optimizer = AdamW::with_state(plan.adamw, moments, device);
+    let optimizer = match plan.clip_norm {
+        Some(norm) => optimizer.with_clip_norm(norm),
+        None => optimizer,
+    };
+    let average = plan.ema_decay.map(|decay| match average {
+        Some(average) => WeightAverage::with(average, decay),
+        None => WeightAverage::new(learner.encoder(), decay),
+    });
+    let trainer = Trainer::with(learner, optimizer).with_micro_batches(plan.micro_batches());
+    match average {
+        Some(average) => trainer.with_average(average),
+        None => trainer,
+    }
+}
+
+/// The loader of a run that has done `step` steps; what it cannot read is listed in `run`.
+pub(super) fn loader_config(plan: &Plan, run: Option<&Path>, step: u64) -> LoaderConfig {
+    LoaderConfig {
+        batch: plan.batch,
+        workers: plan.data.workers,
+        seed: plan.seed,
+        order: Order::Shuffled,
+        epochs: step / plan.steps_per_epoch..plan.epochs,
+        first_batch: step % plan.steps_per_epoch,
+        max_bad_share: plan.data.max_bad_share,
+        quarantine: run.map(|run| run.join("quarantine.jsonl")),
+        subset: None,
+        ..LoaderConfig::default()
+    }
+}

@@ -1,0 +1,12 @@
+//! One training step.
+
+mod grad_cache;
+mod micro_batches;
+mod readback;
+mod trainer;
+
+pub use micro_batches::MicroBatches;
+pub use readback::{Readback, Reading};
+pub use trainer::{StepOutput, Trainer};
+
+pub(crate) use micro_batches::{busy_size, whole_micro_batches};
