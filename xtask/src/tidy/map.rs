@@ -1,9 +1,11 @@
-//! The code map in ARCHITECTURE.md names every source file, and only what exists.
+//! The code map in ARCHITECTURE.md names every folder of sources, and only what exists.
 //!
-//! A file is named in backticks: by its path from the root (`crates/ocl-data/src/lib.rs`), by a
-//! path below the folder or crate that the section's heading names in backticks (`decode.rs` or
-//! `src/decode.rs` under `crates/ocl-data` or `ocl-data`), several at once (`source/{idx,cifar}.rs`), or with a
-//! star for any one folder or file (`crates/*/src/lib.rs`).
+//! A folder or file is named in backticks: by its path from the root (`crates/ocl-data/src/lib.rs`), by a
+//! path below the folder or crate that the section's heading names in backticks (`source/` or
+//! `src/source/` under `crates/ocl-data` or `ocl-data`), several at once (`source/{idx,cifar}.rs`), or with a
+//! star for any one folder or file (`crates/*/src/lib.rs`). A folder's name ends with a slash.
+
+use std::collections::BTreeSet;
 
 use super::{File, Finding};
 
@@ -15,21 +17,18 @@ pub(super) const MAP: &str = "ARCHITECTURE.md";
 /// `exists` is asked about folders and files that are not sources.
 pub(super) fn check(map: &File, sources: &[&str], exists: impl Fn(&str) -> bool) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let mut named = vec![false; sources.len()];
+    let folders = folders(sources);
+    let mut named = vec![false; folders.len()];
     for mention in mentions(&map.text, sources) {
         let mut found = false;
         for path in &mention.candidates {
             let path = path.trim_end_matches('/');
-            for (source, named) in sources.iter().zip(&mut named) {
-                if matches(path, source) {
+            for (folder, named) in folders.iter().zip(&mut named) {
+                if matches(path, folder) {
                     (found, *named) = (true, true);
                 }
             }
-            // A star may also stand in the name of a folder.
-            let is_folder = |source: &&str| {
-                source.match_indices('/').any(|(end, _)| matches(path, &source[..end]))
-            };
-            found = found || exists(path) || sources.iter().any(is_folder);
+            found = found || exists(path) || sources.iter().any(|source| matches(path, source));
             if found {
                 break;
             }
@@ -40,17 +39,26 @@ pub(super) fn check(map: &File, sources: &[&str], exists: impl Fn(&str) -> bool)
             findings.push(Finding::error(&map.path, mention.line, what, remedy));
         }
     }
-    let missing = sources.iter().zip(named).filter(|(source, named)| !named && is_mapped(source));
-    findings.extend(missing.map(|(source, _)| {
+    let missing = folders.iter().zip(named).filter(|(folder, named)| !named && is_mapped(folder));
+    findings.extend(missing.map(|(folder, _)| {
         let remedy = format!("add a line for it to {MAP}");
-        Finding::error(source, 1, "the code map does not name this file", remedy)
+        Finding::error(folder, 1, "the code map does not name this folder", remedy)
     }));
     findings
 }
 
-/// Tests, benches and examples speak for themselves.
-fn is_mapped(source: &str) -> bool {
-    source.contains("/src/")
+/// All folders that hold sources, themselves or in a folder of theirs.
+fn folders<'a>(sources: &[&'a str]) -> BTreeSet<&'a str> {
+    let ends = |source: &&'a str| {
+        let source = *source;
+        source.match_indices('/').map(move |(end, _)| &source[..end])
+    };
+    sources.iter().flat_map(ends).collect()
+}
+
+/// A crate's sources are found by its section; tests, benches and examples speak for themselves.
+fn is_mapped(folder: &str) -> bool {
+    folder.contains("/src/")
 }
 
 /// A path in backticks, with the paths from the root that it may stand for.
@@ -107,7 +115,7 @@ fn spans(line: &str) -> impl Iterator<Item = &str> {
 fn is_path(span: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-*{},".contains(c);
     let ours = ["crates/", "xtask/"].iter().any(|start| span.starts_with(start));
-    span.chars().all(plain) && (ours || span.ends_with(".rs"))
+    span.chars().all(plain) && (ours || span.ends_with(".rs") || span.ends_with('/'))
 }
 
 /// `a/{b,c}.rs` is `a/b.rs` and `a/c.rs`.
@@ -162,19 +170,21 @@ mod tests {
     #[test]
     fn every_form_of_naming_counts() {
         let map = "# Code map\nEach crate's surface is `crates/*/src/lib.rs`.\n\
-                   ## `crates/ocl-data`: images\n- `source/{idx,cifar}.rs`: files\n\
+                   ## `crates/ocl-data`: images\n- `source/`: files, `source/{idx,cifar}.rs`\n\
                    ## `xtask`\n- `main.rs`: commands, `cargo xtask tidy`\n";
         assert_eq!(checked(map), [""; 0]);
         assert_eq!(checked(&map.replace("`crates/ocl-data`", "`ocl-data`")), [""; 0]);
     }
 
     #[test]
-    fn a_file_without_a_line_is_found() {
+    fn a_folder_without_a_line_is_found() {
+        // A file in it is not the folder.
         let map = "`crates/*/src/lib.rs`\n`xtask/src/main.rs`\n## `crates/ocl-data`\n\
                    `src/source/idx.rs`\n";
         let findings = checked(map);
         assert_eq!(findings.len(), 1, "{findings:?}");
-        assert!(findings[0].starts_with("crates/ocl-data/src/source/cifar.rs:1:"), "{findings:?}");
+        assert!(findings[0].starts_with("crates/ocl-data/src/source:1:"), "{findings:?}");
+        assert_eq!(checked(&map.replace("source/idx.rs", "source/")), [""; 0]);
     }
 
     #[test]
