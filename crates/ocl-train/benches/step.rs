@@ -178,7 +178,8 @@ fn measure(case: &Case<'_>, arguments: &Arguments) -> Result<(), Box<dyn Error>>
 /// every hundredth; and those of the gradient's norm by itself. Without clipping AdamW takes the norm along in
 /// its own pass, where the values are in the cache.
 fn watching_secs(trainer: &Trainer, batch: Batch) -> [f64; 2] {
-    let (_, gradients, embeddings) = trainer.gradients(batch);
+    let (objective, gradients) = trainer.gradients(batch);
+    let embeddings = objective.watched;
     let [n, _, d] = embeddings.dims();
     let view = |i: usize| -> Tensor<2> {
         embeddings.clone().slice([0..n, i..i + 1, 0..d]).reshape([n, d]) // [N, D]

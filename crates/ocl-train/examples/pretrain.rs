@@ -17,9 +17,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut trainer = Trainer::new(&plan.model, &plan.method, plan.adamw, plan.seed, &device)?;
     let config = LoaderConfig { batch: plan.batch, seed: plan.seed, ..LoaderConfig::default() };
     for (step, batch) in Loader::start(source, plan.view(), config)?.enumerate() {
-        let lr = plan.schedule.at(plan.epoch_at(step as u64));
+        let rates = plan.rates(step as u64);
         let loss;
-        (trainer, loss) = trainer.step(batch?, lr);
+        (trainer, loss) = trainer.step(batch?, rates);
         if step % 10 == 0 {
             println!("step {step}, loss {:.3}", loss.into_scalar::<f32>());
         }

@@ -23,10 +23,11 @@ pub use config::{
 };
 pub use device::{Backend, BackendError, batch_tensors, keep_freed_memory};
 pub use log::{Event, JournalError, Progress, StepRecord, summary};
-pub use methods::{Figures, Learner, Method, Objective, Ocl, OclLearner, PendingFigures};
+pub use methods::{Embedded, Figures, Learner, Method, Objective, Ocl, OclLearner, PendingFigures};
 pub use monitor::{Spectrum, spectrum};
 pub use optim::{
-    AdamW, AdamWConfig, AdamWState, LayerDecay, NamedGradients, WarmupCosine, WeightAverage,
+    AdamW, AdamWConfig, AdamWState, Clock, LayerDecay, NamedGradients, Rates, WarmupCosine,
+    WeightAverage,
 };
 pub use run::{
     Capture, CheckpointError, INTERRUPTED, Outcome, Replay, Start, TrainError, pretrain,

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::MonitorPlan;
 use crate::methods::Method;
-use crate::optim::{AdamWConfig, WarmupCosine};
+use crate::optim::{AdamWConfig, Clock, Rates, WarmupCosine};
 
 /// Everything a run depends on. Two runs of one plan, one code version and one backend are equal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -184,9 +184,18 @@ impl Plan {
         Normalisation { mean: self.data.mean, std: self.data.std }
     }
 
+    /// The numbers of a step counted from 0.
+    pub fn rates(&self, step: u64) -> Rates {
+        self.method.rates(&self.schedule, self.adamw.weight_decay, self.clock(step))
+    }
+
     /// The fractional epoch of a step counted from 0.
     pub fn epoch_at(&self, step: u64) -> f64 {
-        step as f64 / self.steps_per_epoch as f64
+        self.clock(step).epoch()
+    }
+
+    fn clock(&self, step: u64) -> Clock {
+        Clock { step, steps_per_epoch: self.steps_per_epoch, epochs: self.epochs }
     }
 }
 

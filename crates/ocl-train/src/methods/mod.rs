@@ -3,7 +3,8 @@
 //! A [`Method`] is plain data: the constants that a recipe writes. [`Method::learner`] makes of it
 //! the [`Learner`] that a run trains: the encoder, whatever networks the method puts beside it, and
 //! how their loss comes about. A step asks a learner two things: [`Learner::embed`], for some images
-//! at a time, and [`Learner::objective`], once for the whole batch.
+//! at a time, and [`Learner::objective`], once for the whole batch. Before and after it come
+//! [`Learner::before_step`] and [`Learner::after_step`], where averaged networks follow.
 
 mod figures;
 mod ocl;
@@ -16,7 +17,7 @@ use ocl_data::{Batch, Keep};
 use ocl_model::{ConfigError, Precision, Vit, VitConfig, WeightsError};
 use serde::{Deserialize, Serialize};
 
-use crate::optim::NamedGradients;
+use crate::optim::{Clock, NamedGradients, Rates, WarmupCosine};
 
 pub use figures::{Figures, PendingFigures};
 pub use ocl::{Ocl, OclLearner};
@@ -29,18 +30,31 @@ pub enum Method {
     Ocl(Ocl),
 }
 
+/// What a learner makes of some images.
+#[derive(Clone, Debug)]
+pub struct Embedded {
+    /// What the loss is told from, `[N, V, D]`, with a graph when the networks are on an autodiff
+    /// device. For a [separable](Learner::is_separable) loss it is the loss of each image, `[N, 1, 1]`.
+    pub rows: Tensor<3>,
+    /// What the objective needs besides, `[N, W, E]`, without a graph: features of an averaged
+    /// network, or what the run is watched by.
+    pub beside: Option<Tensor<3>>,
+}
+
 /// The loss of a batch, told from its embeddings, and where it wants them.
 #[derive(Clone, Debug)]
 pub struct Objective {
     /// The loss, `[1]`.
     pub loss: Tensor<1>,
-    /// Gradient of the loss at the embeddings, of their shape.
+    /// Gradient of the loss at the rows, of their shape.
     pub gradient: Tensor<3>,
     /// Gradients of parameters that the objective itself goes through: heads that see the whole
     /// batch. Empty for methods that have none.
     pub of_heads: NamedGradients,
     /// What tells how the run is doing, besides the loss.
     pub figures: PendingFigures,
+    /// What effective rank and uniformity are told from, `[N, V, D]`: a row or more for each image.
+    pub watched: Tensor<3>,
 }
 
 /// What a run trains: a method's networks with its constants.
@@ -111,6 +125,20 @@ impl Method {
         }
     }
 
+    /// The numbers of a step, from the recipe's schedule of the learning rate and its weight decay.
+    pub fn rates(&self, schedule: &WarmupCosine, _weight_decay: f64, clock: Clock) -> Rates {
+        match self {
+            Self::Ocl(_) => schedule.at(clock.epoch()).into(),
+        }
+    }
+
+    /// Whether biases, norms and tokens decay as matrices do.
+    pub fn decays_all(&self) -> bool {
+        match self {
+            Self::Ocl(_) => false,
+        }
+    }
+
     /// What an encoder that learnt nothing scores: printed beside the loss.
     pub fn chance_loss(&self, batch: usize) -> f64 {
         match self {
@@ -152,25 +180,52 @@ impl Learner {
         }
     }
 
-    /// What the loss is told from, for some images of a batch, `V` rows an image; with a graph when
-    /// the networks are on an autodiff device.
+    /// Whether the loss is a mean over images that know nothing of each other. Then a batch is
+    /// embedded once, in whatever parts, and the rows are the images' losses.
+    pub fn is_separable(&self) -> bool {
+        match self {
+            Self::Ocl(_) => false,
+        }
+    }
+
+    /// What the loss is told from, for some images of a batch, `V` rows an image.
+    pub fn embed(&self, batch: Batch) -> Embedded {
+        match self {
+            Self::Ocl(learner) => Embedded { rows: learner.embed(batch), beside: None },
+        }
+    }
+
+    /// The rows of [`Learner::embed`] alone, for images that were embedded before.
     ///
     /// # Shapes
     /// Result `[N, V, D]`.
-    pub fn embed(&self, batch: Batch) -> Tensor<3> {
+    pub fn embed_again(&self, batch: Batch) -> Tensor<3> {
         match self {
             Self::Ocl(learner) => learner.embed(batch),
         }
     }
 
-    /// The loss of the whole batch and its gradient, from embeddings without a graph. Equal to what
-    /// [`Learner::loss`] and its backward pass give.
-    ///
-    /// # Shapes
-    /// `embeddings` `[N, V, D]`.
-    pub fn objective(&self, embeddings: Tensor<3>) -> Objective {
+    /// The loss of the whole batch and its gradient, from what [`Learner::embed`] gave for all
+    /// images, without a graph. Equal to what [`Learner::loss`] and its backward pass give.
+    pub fn objective(&self, embedded: Embedded) -> Objective {
         match self {
-            Self::Ocl(learner) => learner.objective(embeddings),
+            Self::Ocl(learner) => learner.objective(embedded.rows),
+        }
+    }
+
+    /// What happens before a batch is embedded: MoCo v3's averaged networks follow the trained ones.
+    #[must_use]
+    pub fn before_step(self, _rates: &Rates) -> Self {
+        match self {
+            Self::Ocl(_) => self,
+        }
+    }
+
+    /// What happens when the parameters have moved: I-JEPA's averaged network follows them.
+    #[must_use]
+    pub fn after_step(self, _rates: &Rates) -> Self {
+        match self {
+            Self::Ocl(_) => self,
         }
     }
 

@@ -101,13 +101,14 @@ impl OclLearner {
     }
 
     pub(super) fn objective(&self, embeddings: Tensor<3>) -> Objective {
-        let [view_1, view_2] = views(embeddings);
+        let [view_1, view_2] = views(embeddings.clone());
         let agreement = agreement(view_1.clone(), view_2.clone());
         let found = contrastive_gradient(&self.ocl.similarity(), view_1, view_2);
         let gradient = Tensor::stack(vec![found.view_1, found.view_2], 1); // [N, 2, D]
         let mut figures = PendingFigures::default();
         figures.add(&["views/alignment", "views/positive", "views/negative"], agreement);
-        Objective { loss: found.loss, gradient, of_heads: NamedGradients::default(), figures }
+        let of_heads = NamedGradients::default();
+        Objective { loss: found.loss, gradient, of_heads, figures, watched: embeddings }
     }
 
     pub(super) fn over(self, change: impl FnOnce(Vit) -> Vit) -> Self {

@@ -20,7 +20,7 @@ pub(crate) fn sample(plan: &Plan, step: u64, output: &StepOutput) -> Option<Tens
     if every == 0 || !step.is_multiple_of(every) {
         return None;
     }
-    let [n, _, d] = output.embeddings.dims();
+    let [n, _, d] = output.watched.dims();
     let some = n.min(SAMPLE);
-    Some(output.embeddings.clone().slice([0..some, 0..1, 0..d]).reshape([some, d])) // [S, D]
+    Some(output.watched.clone().slice([0..some, 0..1, 0..d]).reshape([some, d])) // [S, D]
 }

@@ -48,6 +48,8 @@ pub struct AdamW {
     config: AdamWConfig,
     layer_decay: Option<LayerDecay>,
     clip_norm: Option<f64>,
+    /// Whether biases, norms and tokens decay too.
+    decays_all: bool,
     steps: u64,
     moments: BTreeMap<String, Moments>,
 }
@@ -64,13 +66,24 @@ pub struct AdamWState {
 impl AdamW {
     /// A fresh optimiser.
     pub fn new(config: AdamWConfig) -> Self {
-        Self { config, layer_decay: None, clip_norm: None, steps: 0, moments: BTreeMap::new() }
+        Self::with_moments(config, 0, BTreeMap::new())
     }
 
     /// The same optimiser with a rate of its own for each layer, told from the parameters' names.
     #[must_use]
     pub fn with_layer_decay(self, layers: LayerDecay) -> Self {
         Self { layer_decay: Some(layers), ..self }
+    }
+
+    /// The same optimiser, which lets every parameter decay, not only those of two or more dimensions.
+    #[must_use]
+    pub fn with_decay_of_all(self) -> Self {
+        Self { decays_all: true, ..self }
+    }
+
+    /// Decays by another weight from the next step on.
+    pub fn set_weight_decay(&mut self, weight_decay: f64) {
+        self.config.weight_decay = weight_decay;
     }
 
     /// The same optimiser, which scales the gradients of a step down to this global norm where they exceed it.
@@ -133,7 +146,11 @@ impl AdamW {
         let moments = moments
             .map(|(name, (m, v))| (name, Moments { first: load(m), second: load(v) }))
             .collect();
-        Self { config, layer_decay: None, clip_norm: None, steps: state.steps, moments }
+        Self::with_moments(config, state.steps, moments)
+    }
+
+    fn with_moments(config: AdamWConfig, steps: u64, moments: BTreeMap<String, Moments>) -> Self {
+        Self { config, layer_decay: None, clip_norm: None, decays_all: false, steps, moments }
     }
 
     /// One parameter's update, flat; its moments move along, and its gradient's squares are added up.
@@ -342,7 +359,7 @@ impl ModuleMapper for Update<'_> {
             let tracked = tensor.is_require_grad();
             let shape = tensor.dims();
             let plain = tensor.inner().flatten::<1>(0, D - 1);
-            let kind = (self.lr, D >= 2);
+            let kind = (self.lr, D >= 2 || self.optimizer.decays_all);
             let moved = self.optimizer.update(name, plain, gradient, kind, &mut self.squares);
             let moved = Tensor::from_inner(moved.reshape(shape));
             if tracked { moved.require_grad() } else { moved }

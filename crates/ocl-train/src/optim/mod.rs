@@ -10,4 +10,4 @@ pub use adamw::{AdamW, AdamWConfig, AdamWState};
 pub use ema::WeightAverage;
 pub use gradients::NamedGradients;
 pub use layer_decay::LayerDecay;
-pub use schedule::WarmupCosine;
+pub use schedule::{Clock, Rates, WarmupCosine};

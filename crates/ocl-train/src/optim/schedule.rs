@@ -1,6 +1,53 @@
-//! The learning rate of a step.
+//! What of a step depends on time: learning rate, weight decay, momentum of averaged networks.
 
 use serde::{Deserialize, Serialize};
+
+/// Where a run is: what schedules depend on, so that resuming needs no state of theirs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Clock {
+    /// Steps done before this one.
+    pub step: u64,
+    /// Steps of an epoch.
+    pub steps_per_epoch: u64,
+    /// Epochs of the run.
+    pub epochs: u64,
+}
+
+impl Clock {
+    /// The fractional epoch, `0..epochs`.
+    pub fn epoch(&self) -> f64 {
+        self.step as f64 / self.steps_per_epoch as f64
+    }
+
+    /// Steps of the run.
+    pub fn steps(&self) -> u64 {
+        self.steps_per_epoch * self.epochs
+    }
+}
+
+/// Numbers of one step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rates {
+    /// Learning rate.
+    pub lr: f64,
+    /// Weight decay, where it changes in the course of a run.
+    pub weight_decay: Option<f64>,
+    /// What an averaged network keeps of itself, for methods that have one.
+    pub momentum: Option<f64>,
+}
+
+impl From<f64> for Rates {
+    /// A learning rate, and nothing else that changes.
+    fn from(lr: f64) -> Self {
+        Self { lr, weight_decay: None, momentum: None }
+    }
+}
+
+/// Half a cosine from `start` at `done = 0` to `end` at `done = 1`:
+/// `end + (start - end) (1 + cos(pi done)) / 2`.
+fn half_cosine(start: f64, end: f64, done: f64) -> f64 {
+    end + (start - end) * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
+}
 
 /// Linear warm-up, then half a cosine, at the fractional epoch. Burn's schedulers refuse rates above 1
 /// and count in steps of their own; this one is a function of time alone, so that resuming needs no
@@ -24,7 +71,7 @@ impl WarmupCosine {
             return self.lr * epoch / self.warmup_epochs;
         }
         let done = (epoch - self.warmup_epochs) / (self.epochs - self.warmup_epochs);
-        self.min_lr + (self.lr - self.min_lr) * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
+        half_cosine(self.lr, self.min_lr, done)
     }
 }
 

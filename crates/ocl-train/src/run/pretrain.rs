@@ -66,15 +66,15 @@ pub fn pretrain(
     while step < plan.steps && !stop.load(Ordering::Relaxed) {
         let Some(batch) = loader.next() else { break };
         let batch: Batch = batch?;
-        let lr = plan.schedule.at(plan.epoch_at(step));
+        let rates = plan.rates(step);
         let samples = batch.samples.clone();
         let output;
-        (trainer, output) = trainer.step_watched(batch, lr);
+        (trainer, output) = trainer.step_watched(batch, rates);
         step += 1;
         let handed = Handed::now(loader.wait_time());
         let pending = Pending {
             step,
-            lr,
+            lr: rates.lr,
             sample: monitor::sample(plan, step, &output),
             output: readback.ask(output.into_figures()),
             knn_top1: look(plan, step, &mut probe, &trainer, &mut ledger),

@@ -115,7 +115,7 @@ pub fn replay(
         step += 1;
         if step == capture.step {
             let same = batch.samples == capture.samples;
-            let (objective, gradients, _) = trainer.gradients(batch);
+            let (objective, gradients) = trainer.gradients(batch);
             let loss: f32 = objective.loss.into_scalar();
             // A NaN has many patterns of bits, and which one is left to the processor.
             let captured = f32::from_bits(capture.loss_bits);
@@ -124,7 +124,7 @@ pub fn replay(
             return Ok(Replay { capture, loss, same: same && equal, gradient_norms });
         }
         let loss;
-        (trainer, loss) = trainer.step(batch, plan.schedule.at(plan.epoch_at(step - 1)));
+        (trainer, loss) = trainer.step(batch, plan.rates(step - 1));
         observe(step, loss.into_scalar());
     }
     Err(failed(std::io::Error::other("the run ends before the captured step")))

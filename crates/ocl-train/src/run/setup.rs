@@ -36,6 +36,10 @@ pub(super) fn trainer(
         Some(norm) => optimizer.with_clip_norm(norm),
         None => optimizer,
     };
+    let optimizer = match plan.method.decays_all() {
+        true => optimizer.with_decay_of_all(),
+        false => optimizer,
+    };
     let average = plan.ema_decay.map(|decay| match average {
         Some(average) => WeightAverage::with(average, decay),
         None => WeightAverage::new(learner.encoder(), decay),

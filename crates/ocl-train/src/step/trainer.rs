@@ -6,7 +6,7 @@ use ocl_model::{ConfigError, Precision, Vit, VitConfig};
 
 use super::{MicroBatches, grad_cache};
 use crate::methods::{Learner, Method, Objective, PendingFigures};
-use crate::optim::{AdamW, AdamWConfig, NamedGradients, WeightAverage};
+use crate::optim::{AdamW, AdamWConfig, NamedGradients, Rates, WeightAverage};
 
 /// What came of a step. Reading a tensor waits for the device: read late.
 #[derive(Clone, Debug)]
@@ -17,16 +17,16 @@ pub struct StepOutput {
     pub gradient_norm: Tensor<1>,
     /// What the method tells besides its loss.
     pub figures: PendingFigures,
-    /// What the loss was told from, before the update, `[N, V, D]`: for OCL the class tokens of
-    /// both views.
-    pub embeddings: Tensor<3>,
+    /// What the batch was seen as before the update, `[N, V, D]`: for OCL the class tokens of both
+    /// views.
+    pub watched: Tensor<3>,
 }
 
 impl StepOutput {
     /// Tag of the loss among [`StepOutput::into_figures`].
     pub const LOSS: &'static str = "train/loss";
 
-    /// Loss, gradient norm and the method's figures, in one small tensor; the embeddings are let go.
+    /// Loss, gradient norm and the method's figures, in one small tensor; the rest is let go.
     pub fn into_figures(self) -> PendingFigures {
         let mut first = PendingFigures::default();
         first.add(&[Self::LOSS], self.loss);
@@ -91,32 +91,38 @@ impl Trainer {
         Self { average: Some(average), ..self }
     }
 
-    /// Forward, backward, update; the loss before the update, `[1]`.
+    /// Forward, backward, update; the loss before the update, `[1]`. A learning rate alone serves
+    /// as rates for methods that ask for no more.
     ///
     /// The trainer is taken and given back, so that parameters have one owner and are updated in
     /// place.
-    pub fn step(self, batch: Batch, lr: f64) -> (Self, Tensor<1>) {
-        let (trainer, output) = self.step_watched(batch, lr);
+    pub fn step(self, batch: Batch, rates: impl Into<Rates>) -> (Self, Tensor<1>) {
+        let (trainer, output) = self.step_watched(batch, rates);
         (trainer, output.loss)
     }
 
     /// [`Trainer::step`] with what tells how the run is doing.
-    pub fn step_watched(self, batch: Batch, lr: f64) -> (Self, StepOutput) {
-        let (objective, gradients, embeddings) = self.gradients(batch);
+    pub fn step_watched(self, batch: Batch, rates: impl Into<Rates>) -> (Self, StepOutput) {
+        let rates = rates.into();
         let Self { learner, mut optimizer, micro, mut average } = self;
+        let learner = learner.before_step(&rates);
+        let (objective, gradients) = grad_cache::gradients(&learner, micro, batch);
+        if let Some(weight_decay) = rates.weight_decay {
+            optimizer.set_weight_decay(weight_decay);
+        }
         let (learner, gradient_norm) =
-            optimizer.step_by(gradients, lr, |update| learner.map(update));
+            optimizer.step_by(gradients, rates.lr, |update| learner.map(update));
+        let learner = learner.after_step(&rates);
         if let Some(average) = &mut average {
             average.update(learner.encoder());
         }
-        let Objective { loss, figures, .. } = objective;
-        let output = StepOutput { loss, gradient_norm, figures, embeddings };
+        let Objective { loss, figures, watched, .. } = objective;
+        let output = StepOutput { loss, gradient_norm, figures, watched };
         (Self { learner, optimizer, micro, average }, output)
     }
 
-    /// The objective of a batch, the gradients of all parameters, and the embeddings `[N, V, D]`;
-    /// nothing is moved.
-    pub fn gradients(&self, batch: Batch) -> (Objective, NamedGradients, Tensor<3>) {
+    /// The objective of a batch and the gradients of all parameters; nothing is moved.
+    pub fn gradients(&self, batch: Batch) -> (Objective, NamedGradients) {
         grad_cache::gradients(&self.learner, self.micro, batch)
     }
 
@@ -197,7 +203,7 @@ mod tests {
             let mut by_chunk: Option<BTreeMap<String, Vec<f32>>> = None;
             for chunk in [size, 2 * size, 3 * size + 1, IMAGES, usize::MAX] {
                 trainer = trainer.with_micro_batches(MicroBatches { size, chunk });
-                let (objective, gradients, _) = trainer.gradients(batch());
+                let (objective, gradients) = trainer.gradients(batch());
                 let found: f32 = objective.loss.into_scalar();
                 assert!((found - loss).abs() < 1e-5 * loss, "{size}, {chunk}: {found} {loss}");
                 let gradients = host(gradients);
@@ -222,7 +228,7 @@ mod tests {
     fn clipping_shortens_all_gradients_by_one_factor() {
         let take = |optimizer: AdamW| {
             let trainer = Trainer::with(trainer().learner().clone(), optimizer);
-            let (_, gradients, _) = trainer.gradients(batch());
+            let (_, gradients) = trainer.gradients(batch());
             let norm: f32 = gradients.norm().into_scalar();
             let (trainer, output) = trainer.step_watched(batch(), 1e-3);
             let told: f32 = output.gradient_norm.into_scalar();
