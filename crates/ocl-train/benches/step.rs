@@ -1,9 +1,9 @@
 //! Images per second of one training step: forward, backward, AdamW, on synthetic patches.
 //!
-//! `cargo xtask bench-step --model small --batch 64 --mask-ratio 0.9 [--json]`; the same shapes as the usual
-//! PyTorch step on 224 px images. Without arguments a small encoder, so that it ends in seconds. Lists, as in
-//! `--model base,large --batch 512,1800`, are timed in every combination by one process, whose kernels are
-//! compiled once.
+//! `cargo xtask bench-step --model small --batch 64 --mask-ratio 0.9 [--json]`; the same shapes as
+//! the usual PyTorch step on 224 px images. Without arguments a small encoder, so that it ends in
+//! seconds. Lists, as in `--model base,large --batch 512,1800`, are timed in every combination by
+//! one process, whose kernels are compiled once.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -47,7 +47,8 @@ struct Arguments {
     /// What products are computed in: f32, or tf32 and bf16 where the backend has it
     #[arg(long, default_value = "f32", value_delimiter = ',')]
     precision: Vec<Precision>,
-    /// Also what watching the run costs, as a share of the step (k-NN is not counted: it needs data)
+    /// Also what watching the run costs, as a share of the step (k-NN is not counted: it needs
+    /// data)
     #[arg(long)]
     monitors: bool,
     /// One line of JSON: images_per_sec, step_secs, peak_bytes, ...
@@ -174,9 +175,9 @@ fn measure(case: &Case<'_>, arguments: &Arguments) -> Result<(), Box<dyn Error>>
     Ok(())
 }
 
-/// Seconds a step that watching takes: agreement at every step, effective rank and uniformity of 256 embeddings at
-/// every hundredth; and those of the gradient's norm by itself. Without clipping AdamW takes the norm along in
-/// its own pass, where the values are in the cache.
+/// Seconds a step that watching takes: agreement at every step, effective rank and uniformity of
+/// 256 embeddings at every hundredth; and those of the gradient's norm by itself. Without clipping
+/// AdamW takes the norm along in its own pass, where the values are in the cache.
 fn watching_secs(trainer: &Trainer, batch: Batch) -> [f64; 2] {
     let (objective, gradients) = trainer.gradients(batch);
     let embeddings = objective.watched;

@@ -1,10 +1,16 @@
-//! Pre-training: a [`Recipe`] and a data set give a [`Plan`]; [`pretrain`] runs it and leaves an encoder.
+//! Pre-training: a [`Recipe`] and a data set give a [`Plan`]; [`pretrain`] runs it and leaves an
+//! encoder.
 //!
-//! Read in this order: [`Recipe`] (what a user writes), [`Plan`] (every number resolved), [`pretrain`]
-//! (the loop), [`Trainer`] (one step), [`Method`] and [`Learner`] (what is learnt), [`AdamW`] (how).
+//! Read in this order: [`Recipe`] (what a user writes), [`Plan`] (every number resolved),
+//! [`pretrain`] (the loop), [`Trainer`] (one step), [`Method`] and [`Learner`] (what is learnt),
+//! [`AdamW`] (how).
 //!
 //! Folders import downward only: `device`, `optim`, `methods`, `step`, `config`, then `monitor` and
 //! `log`, then `run`.
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 #[doc(hidden)]
 pub mod cli;

@@ -1,8 +1,8 @@
 //! The method against vectors made by the reference implementation: views, similarity, loss, every
 //! gradient, a short training run and the weights it ends with, and the learning rate schedule.
 //!
-//! Reads every `*.safetensors` in `OCL_GOLDEN_DIR`, else in `tests/golden`, and takes the constants from
-//! each file's metadata.
+//! Reads every `*.safetensors` in `OCL_GOLDEN_DIR`, else in `tests/golden`, and takes the constants
+//! from each file's metadata.
 
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
@@ -17,7 +17,8 @@ use ocl_model::{HostTensor, Precision, Vit, VitConfig, apply_state, state_of};
 use ocl_train::{AdamW, AdamWConfig, Learner, NamedGradients, Ocl, Trainer, WarmupCosine};
 use safetensors::{SafeTensors, tensor::Dtype};
 
-/// Bounds on relative error. Products on GPUs may sum in another order and, on some, in lower precision.
+/// Bounds on relative error. Products on GPUs may sum in another order and, on some, in lower
+/// precision.
 const LOSS: f64 = if cfg!(feature = "flex") { 1e-5 } else { 1e-4 };
 const GRADIENT: f64 = if cfg!(feature = "flex") { 1e-4 } else { 1e-3 };
 const RUN: f64 = if cfg!(feature = "flex") { 1e-4 } else { 1e-3 };
@@ -263,7 +264,8 @@ fn check_gradients(case: &Case, vit: Vit, loss_bound: f64, bound: f64) {
     check(&format!("{name}: loss"), &host(objective.loss), &expect["loss"].values, loss_bound);
 
     let mut ways = vec![("gradient", trained)];
-    // Burn's products in the definition's backward pass round their factors on CUDA, as training's do not.
+    // Burn's products in the definition's backward pass round their factors on CUDA, as training's
+    // do not.
     if cfg!(not(feature = "cuda")) {
         ways.push(("gradient by definition", by_definition));
     }
@@ -310,8 +312,9 @@ fn a_training_run_is_the_authors() {
             let what = format!("{name}: {parameter} after");
             let (mut ours, mut golden) = (ours[&parameter].values.clone(), golden.values);
             if parameter.ends_with("attn.qkv.bias") {
-                // Softmax does not see a shift of all keys: the gradient of their bias is zero but for
-                // rounding, which AdamW scales up to whole steps. No two implementations agree there.
+                // Softmax does not see a shift of all keys: the gradient of their bias is zero but
+                // for rounding, which AdamW scales up to whole steps. No two implementations agree
+                // there.
                 let keys = case.config.width..2 * case.config.width;
                 for (value, start) in
                     ours[keys.clone()].iter().zip(&start[&parameter].values[keys.clone()])

@@ -1,6 +1,8 @@
-//! Whole runs of a tiny encoder: the same whatever the workers, wherever interrupted; nothing bad is lost.
+//! Whole runs of a tiny encoder: the same whatever the workers, wherever interrupted; nothing bad
+//! is lost.
 //!
-//! On the CPU alone: a GPU's sums need not come out the same twice, and an emulated one takes minutes.
+//! On the CPU alone: a GPU's sums need not come out the same twice, and an emulated one takes
+//! minutes.
 
 #![cfg(feature = "flex")]
 #![allow(clippy::unwrap_used, reason = "a test may")]

@@ -1,5 +1,5 @@
-//! A step on the CPU gives the same bits on any number of threads: a run goes on exactly on another machine
-//! of the kind, or beside other work.
+//! A step on the CPU gives the same bits on any number of threads: a run goes on exactly on another
+//! machine of the kind, or beside other work.
 
 #![cfg(all(feature = "flex", target_arch = "x86_64"))]
 #![allow(clippy::unwrap_used, reason = "a test may")]

@@ -79,7 +79,8 @@ impl Recipe {
         &BUILT_IN
     }
 
-    /// Reads a built-in recipe or a file, then the environment, then `overrides` (`section.key=value`).
+    /// Reads a built-in recipe or a file, then the environment, then `overrides`
+    /// (`section.key=value`).
     ///
     /// # Errors
     /// [`RecipeError`], naming the origin and the nearest known key.

@@ -99,8 +99,8 @@ impl Plan {
     /// Sets the chunk: whole micro-batches, as near to what is asked for as that allows, at least
     /// one.
     ///
-    /// The micro-batch stays, so that a run goes on bit for bit. A GPU has a sum of its own for every
-    /// shape, and likes large ones: there a micro-batch is a chunk.
+    /// The micro-batch stays, so that a run goes on bit for bit. A GPU has a sum of its own for
+    /// every shape, and likes large ones: there a micro-batch is a chunk.
     pub fn set_chunk(&mut self, asked: Chunk, backend: Backend) {
         if backend != Backend::Flex {
             self.micro_batch = match asked {
@@ -178,7 +178,8 @@ mod tests {
 
     #[test]
     fn a_gpu_keeps_less_of_a_step_than_the_plain_block() {
-        // ViT-L, 1,800 images, two views of 10 tokens: 28 GiB were measured on an H200, 65 GiB at mask ratio 0.75.
+        // ViT-L, 1,800 images, two views of 10 tokens: 28 GiB were measured on an H200, 65 GiB at
+        // mask ratio 0.75.
         let plan = |mask_ratio: &str| {
             let mut plan = plan(&["train.precision=bf16"]);
             plan.model = ocl_model::VitConfig::named("large").unwrap();

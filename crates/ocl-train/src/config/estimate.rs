@@ -25,13 +25,14 @@ pub struct Estimate {
     pub step_secs: Option<f64>,
 }
 
-/// Bytes that the backward pass keeps of a block for each token and channel, and those that it needs beside
-/// while it works on one block.
+/// Bytes that the backward pass keeps of a block for each token and channel, and those that it
+/// needs beside while it works on one block.
 ///
-/// On GPUs (`ocl-model/src/gpu`): input and middle of the residual stream in f32, and factors of products in their
-/// own type: two norms, queries, keys, values, attention and the hidden layer; beside, that layer's gradient,
-/// its own and its output's. Elsewhere in f32: inputs and outputs of two norms, of queries, keys and values twice
-/// (permuted), attention, projection, two residuals, and the hidden layer before and after GELU.
+/// On GPUs (`ocl-model/src/gpu`): input and middle of the residual stream in f32, and factors of
+/// products in their own type: two norms, queries, keys, values, attention and the hidden layer;
+/// beside, that layer's gradient, its own and its output's. Elsewhere in f32: inputs and outputs of
+/// two norms, of queries, keys and values twice (permuted), attention, projection, two residuals,
+/// and the hidden layer before and after GELU.
 fn kept_bytes(plan: &Plan, backend: Backend, tokens: usize) -> (usize, usize) {
     let model = &plan.model;
     let hidden = model.mlp_ratio;
@@ -46,7 +47,8 @@ fn kept_bytes(plan: &Plan, backend: Backend, tokens: usize) -> (usize, usize) {
     (8 + (6 + hidden) * factor, 12 + 3 * hidden * factor)
 }
 
-/// Batches in memory: two that the loader makes ahead, the one it puts together, the one being learnt from.
+/// Batches in memory: two that the loader makes ahead, the one it puts together, the one being
+/// learnt from.
 const BATCHES: usize = 4;
 
 impl Estimate {

@@ -52,11 +52,11 @@ pub enum RecipeError {
 /// The keys that a settings file may have.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Known<'a> {
-    /// Dotted names, sections among them so that a misspelt one is answered with its name; if empty,
-    /// the keys that stand in the text.
+    /// Dotted names, sections among them so that a misspelt one is answered with its name; if
+    /// empty, the keys that stand in the text.
     pub keys: &'a [&'a str],
-    /// Keys of before, which are still understood: the old name and today's. The likeliest of several
-    /// similar keys stands first.
+    /// Keys of before, which are still understood: the old name and today's. The likeliest of
+    /// several similar keys stands first.
     pub renamed: &'a [(&'a str, &'a str)],
 }
 

@@ -1,4 +1,5 @@
-//! A plan: every number a run depends on, resolved from a recipe and the data, saved as `plan.toml`.
+//! A plan: every number a run depends on, resolved from a recipe and the data, saved as
+//! `plan.toml`.
 
 use std::path::{Path, PathBuf};
 

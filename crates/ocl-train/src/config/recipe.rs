@@ -1,5 +1,5 @@
-//! A recipe: what a user writes, in TOML. Every key is required or documented as optional; unknown keys
-//! are refused. [`Plan`](crate::Plan) is what follows from it.
+//! A recipe: what a user writes, in TOML. Every key is required or documented as optional; unknown
+//! keys are refused. [`Plan`](crate::Plan) is what follows from it.
 
 use ocl_data::SourceKind;
 use ocl_model::Precision;
@@ -97,11 +97,12 @@ pub struct OptimRecipe {
     pub beta2: f64,
     /// Epsilon of AdamW.
     pub eps: f64,
-    /// Global norm that the gradients of a step are scaled down to where they exceed it; no clipping when
-    /// absent.
+    /// Global norm that the gradients of a step are scaled down to where they exceed it; no
+    /// clipping when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip_norm: Option<f64>,
-    /// Decay of a moving average of the weights, left in `encoder-average.safetensors`; none when absent.
+    /// Decay of a moving average of the weights, left in `encoder-average.safetensors`; none when
+    /// absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema_decay: Option<f64>,
 }
@@ -111,8 +112,8 @@ pub struct OptimRecipe {
 pub struct BatchRecipe {
     /// Images contrasted with one another in a step.
     pub size: usize,
-    /// Images whose intermediate values are in memory at once; the others are encoded twice. As many as fit
-    /// when absent. On the CPU it changes no result.
+    /// Images whose intermediate values are in memory at once; the others are encoded twice. As
+    /// many as fit when absent. On the CPU it changes no result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunk: Option<Chunk>,
     /// Images that are encoded together, and whose gradients are summed together;
@@ -136,7 +137,8 @@ pub struct TrainRecipe {
     pub checkpoint_every_epochs: f64,
     /// Checkpoints kept; older ones are removed.
     pub keep_checkpoints: usize,
-    /// Checkpoints at multiples of so many epochs are written too, and never removed; none when absent.
+    /// Checkpoints at multiples of so many epochs are written too, and never removed; none when
+    /// absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_every_epochs: Option<f64>,
 }
@@ -147,12 +149,12 @@ pub struct MonitorRecipe {
     /// Effective rank and uniformity every so many steps, 0 for never; every 100 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub every_steps: Option<u64>,
-    /// k-NN on held-out labelled images every so many epochs, 0 for never; when absent as often as takes less
-    /// than a hundredth of the time.
+    /// k-NN on held-out labelled images every so many epochs, 0 for never; when absent as often as
+    /// takes less than a hundredth of the time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub knn_every_epochs: Option<f64>,
-    /// What the device can do, in TFLOP a second, for the share of it that is used; told from a GPU's name
-    /// when absent.
+    /// What the device can do, in TFLOP a second, for the share of it that is used; told from a
+    /// GPU's name when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_tflops: Option<f64>,
 }

@@ -9,7 +9,8 @@ use super::{Chunk, DataPlan, MonitorPlan, Plan, PlanError, Recipe};
 use crate::device::Backend;
 use crate::optim::{AdamWConfig, WarmupCosine};
 
-/// Steps between closer looks when nothing else is asked for: 30 ms each, well under 1 % of the time.
+/// Steps between closer looks when nothing else is asked for: 30 ms each, well under 1 % of the
+/// time.
 const MONITOR_STEPS: u64 = 100;
 
 impl Plan {

@@ -56,7 +56,8 @@ impl Backend {
     }
 }
 
-/// Whether a device is a GPU: one of cubecl's with cubes of 256 units, which its CPU runtime has not.
+/// Whether a device is a GPU: one of cubecl's with cubes of 256 units, which its CPU runtime has
+/// not.
 #[cfg(feature = "gpu")]
 pub(crate) fn is_gpu(device: &Device) -> bool {
     use burn::backend::DispatchDevice;

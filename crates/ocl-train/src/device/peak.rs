@@ -4,8 +4,9 @@ use std::process::Command;
 
 use ocl_model::Precision;
 
-/// Dense peaks in TFLOP a second: f32 without tensor cores, and TF32. Source: the makers' data sheets, in all of
-/// which products of bf16 run at twice TF32. The first name that a device's name contains counts.
+/// Dense peaks in TFLOP a second: f32 without tensor cores, and TF32. Source: the makers' data
+/// sheets, in all of which products of bf16 run at twice TF32. The first name that a device's name
+/// contains counts.
 const PEAKS: [(&str, f64, f64); 9] = [
     ("H200", 67.0, 495.0),
     ("H100 PCIe", 51.0, 378.0),

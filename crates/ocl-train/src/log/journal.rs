@@ -33,8 +33,8 @@ pub(crate) struct Journal {
 const FLUSH_SECS: u64 = 2;
 
 impl Journal {
-    /// Opens the journal of a run that has done `step` steps; later lines, left by a run that went on after
-    /// its last checkpoint, are dropped.
+    /// Opens the journal of a run that has done `step` steps; later lines, left by a run that went
+    /// on after its last checkpoint, are dropped.
     ///
     /// # Errors
     /// When the files cannot be written.
@@ -89,7 +89,8 @@ impl Journal {
     }
 }
 
-/// Lines of whole records up to `step`, byte by byte as they were. A torn last line, left by a crash, is no record.
+/// Lines of whole records up to `step`, byte by byte as they were. A torn last line, left by a
+/// crash, is no record.
 fn kept_lines(file: File, step: u64) -> std::io::Result<Vec<u8>> {
     #[derive(Deserialize)]
     struct Record {

@@ -1,8 +1,8 @@
 //! TensorBoard event files, scalars only.
 //!
-//! The crates that write them bring protobuf compilers or image codecs of their own; the part of the
-//! format that scalars need is four fields in a checksummed frame. Source: tensorflow's `event.proto`,
-//! `summary.proto` and `record_writer`.
+//! The crates that write them bring protobuf compilers or image codecs of their own; the part of
+//! the format that scalars need is four fields in a checksummed frame. Source: tensorflow's
+//! `event.proto`, `summary.proto` and `record_writer`.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Result, Write};
@@ -16,7 +16,8 @@ pub(crate) struct EventWriter {
 }
 
 impl EventWriter {
-    /// Starts a new event file in `folder`; TensorBoard drops what other files there hold after `step`.
+    /// Starts a new event file in `folder`; TensorBoard drops what other files there hold after
+    /// `step`.
     pub(crate) fn create(folder: &Path, step: u64) -> Result<Self> {
         fs::create_dir_all(folder)?;
         let name = format!("events.out.tfevents.{:.0}.{}.ocl", now(), std::process::id());
@@ -45,7 +46,8 @@ impl EventWriter {
         self.file.flush()
     }
 
-    /// One `Event { wall_time = 1, step = 2, … }` in its frame: length, its checksum, data, its checksum.
+    /// One `Event { wall_time = 1, step = 2, … }` in its frame: length, its checksum, data, its
+    /// checksum.
     fn event(&mut self, step: u64, content: impl FnOnce(&mut Vec<u8>)) -> Result<()> {
         let mut event = vec![];
         key(&mut event, 1, 1);

@@ -9,7 +9,8 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-/// Figures whose values are still on the device: they are read together, so that reading waits once.
+/// Figures whose values are still on the device: they are read together, so that reading waits
+/// once.
 #[derive(Clone, Debug, Default)]
 pub struct PendingFigures {
     tags: Vec<&'static str>,
@@ -38,8 +39,8 @@ impl PendingFigures {
         first
     }
 
-    /// Puts all values into one tensor, for [`PendingFigures::read`] to wait for nothing else. Small
-    /// as the values are, they would keep larger tensors in memory.
+    /// Puts all values into one tensor, for [`PendingFigures::read`] to wait for nothing else.
+    /// Small as the values are, they would keep larger tensors in memory.
     #[must_use]
     pub fn joined(self) -> Self {
         if self.values.len() < 2 {

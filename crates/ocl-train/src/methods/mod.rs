@@ -2,8 +2,8 @@
 //!
 //! A [`Method`] is plain data: the constants that a recipe writes. [`Method::learner`] makes of it
 //! the [`Learner`] that a run trains: the encoder, whatever networks the method puts beside it, and
-//! how their loss comes about. A step asks a learner two things: [`Learner::embed`], for some images
-//! at a time, and [`Learner::objective`], once for the whole batch. Before and after it come
+//! how their loss comes about. A step asks a learner two things: [`Learner::embed`], for some
+//! images at a time, and [`Learner::objective`], once for the whole batch. Before and after it come
 //! [`Learner::before_step`] and [`Learner::after_step`], where averaged networks follow.
 
 mod figures;
@@ -34,7 +34,8 @@ pub enum Method {
 #[derive(Clone, Debug)]
 pub struct Embedded {
     /// What the loss is told from, `[N, V, D]`, with a graph when the networks are on an autodiff
-    /// device. For a [separable](Learner::is_separable) loss it is the loss of each image, `[N, 1, 1]`.
+    /// device. For a [separable](Learner::is_separable) loss it is the loss of each image, `[N, 1,
+    /// 1]`.
     pub rows: Tensor<3>,
     /// What the objective needs besides, `[N, W, E]`, without a graph: features of an averaged
     /// network, or what the run is watched by.
@@ -169,8 +170,8 @@ impl Learner {
         }
     }
 
-    /// The loss of one batch, as the method defines it, with a graph behind it when the networks are
-    /// on an autodiff device.
+    /// The loss of one batch, as the method defines it, with a graph behind it when the networks
+    /// are on an autodiff device.
     ///
     /// # Shapes
     /// Result `[1]`.
@@ -213,7 +214,8 @@ impl Learner {
         }
     }
 
-    /// What happens before a batch is embedded: MoCo v3's averaged networks follow the trained ones.
+    /// What happens before a batch is embedded: MoCo v3's averaged networks follow the trained
+    /// ones.
     #[must_use]
     pub fn before_step(self, _rates: &Rates) -> Self {
         match self {
@@ -229,8 +231,8 @@ impl Learner {
         }
     }
 
-    /// All networks as the bytes of a safetensors file, the encoder's parameters under timm's names,
-    /// with `about` in its metadata.
+    /// All networks as the bytes of a safetensors file, the encoder's parameters under timm's
+    /// names, with `about` in its metadata.
     pub(crate) fn weights(&self, about: &[(&str, String)]) -> Vec<u8> {
         match self {
             Self::Ocl(learner) => ocl_model::state_bytes(&learner.encoder, about),

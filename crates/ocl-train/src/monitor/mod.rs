@@ -14,7 +14,8 @@ use crate::step::StepOutput;
 /// Embeddings that effective rank and uniformity are told from.
 const SAMPLE: usize = 256;
 
-/// The first embeddings of the first row, `[S, D]`, when step `step` is to be looked at more closely.
+/// The first embeddings of the first row, `[S, D]`, when step `step` is to be looked at more
+/// closely.
 pub(crate) fn sample(plan: &Plan, step: u64, output: &StepOutput) -> Option<Tensor<2>> {
     let every = plan.monitor.every_steps;
     if every == 0 || !step.is_multiple_of(every) {

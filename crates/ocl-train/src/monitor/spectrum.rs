@@ -3,11 +3,12 @@
 /// What a set of embeddings looks like.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spectrum {
-    /// RankMe: the exponential of the entropy of the singular values, scaled to sum to 1; from 1 (collapsed
-    /// onto a line) to the number of embeddings or their width. Source: arXiv 2210.02885.
+    /// RankMe: the exponential of the entropy of the singular values, scaled to sum to 1; from 1
+    /// (collapsed onto a line) to the number of embeddings or their width. Source: arXiv
+    /// 2210.02885.
     pub rank: f64,
-    /// The logarithm of the mean of `exp(-2 |x - y|^2)` over pairs of embeddings at length 1; 0 when all are
-    /// one, about -4 when they are spread. Source: arXiv 2005.10242.
+    /// The logarithm of the mean of `exp(-2 |x - y|^2)` over pairs of embeddings at length 1; 0
+    /// when all are one, about -4 when they are spread. Source: arXiv 2005.10242.
     pub uniformity: f64,
 }
 
@@ -57,8 +58,8 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
     sums.iter().map(|sum| f64::from(*sum)).sum::<f64>() + f64::from(rest)
 }
 
-/// Eigenvalues of a symmetric `n x n` matrix: Householder reflections to three diagonals, then bisection by
-/// Sturm's counts (Golub and Van Loan, sections 8.3 and 8.4).
+/// Eigenvalues of a symmetric `n x n` matrix: Householder reflections to three diagonals, then
+/// bisection by Sturm's counts (Golub and Van Loan, sections 8.3 and 8.4).
 fn eigenvalues(mut a: Vec<f64>, n: usize) -> Vec<f64> {
     let (mut v, mut w) = (vec![0.0; n], vec![0.0; n]);
     let mut beside = vec![0.0; n.saturating_sub(1)];

@@ -110,8 +110,8 @@ pub(crate) fn squares(values: Tensor<1>) -> Tensor<1> {
     total(values.square())
 }
 
-/// The sum of all values, `[1]`, by rows: on wgpu burn 0.22.1 leaves out what lies beyond some 262,000 values of a
-/// sum taken at once.
+/// The sum of all values, `[1]`, by rows: on wgpu burn 0.22.1 leaves out what lies beyond some
+/// 262,000 values of a sum taken at once.
 pub(crate) fn total(values: Tensor<1>) -> Tensor<1> {
     const ROW: usize = 1024;
     let length = values.dims()[0];

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Layer-wise decay of the learning rate: a parameter's rate is `decay^n` times the base rate, `n` being the
-/// number of layers above its own. The layers are the patch projection and the class token (0), the blocks
-/// (1 to `depth`), and what follows them: final norm and head (`depth + 1`).
+/// Layer-wise decay of the learning rate: a parameter's rate is `decay^n` times the base rate, `n`
+/// being the number of layers above its own. The layers are the patch projection and the class
+/// token (0), the blocks (1 to `depth`), and what follows them: final norm and head (`depth + 1`).
 ///
 /// Source: BEiT (arXiv 2106.08254, appendix H) and MAE (arXiv 2111.06377, table 9).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -16,8 +16,8 @@ pub struct LayerDecay {
 }
 
 impl LayerDecay {
-    /// What a parameter's rate is multiplied by, told from its dotted name. The encoder may sit anywhere in
-    /// a larger module: `vit.blocks.3.norm1.weight` is of layer 4.
+    /// What a parameter's rate is multiplied by, told from its dotted name. The encoder may sit
+    /// anywhere in a larger module: `vit.blocks.3.norm1.weight` is of layer 4.
     pub fn scale(&self, name: &str) -> f64 {
         self.decay.powi((self.depth + 1 - self.layer(name)) as i32)
     }

@@ -49,9 +49,9 @@ fn half_cosine(start: f64, end: f64, done: f64) -> f64 {
     end + (start - end) * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
 }
 
-/// Linear warm-up, then half a cosine, at the fractional epoch. Burn's schedulers refuse rates above 1
-/// and count in steps of their own; this one is a function of time alone, so that resuming needs no
-/// state. Source: SGDR (arXiv 1608.03983) as MAE and OCL use it.
+/// Linear warm-up, then half a cosine, at the fractional epoch. Burn's schedulers refuse rates
+/// above 1 and count in steps of their own; this one is a function of time alone, so that resuming
+/// needs no state. Source: SGDR (arXiv 1608.03983) as MAE and OCL use it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WarmupCosine {
     /// Rate at the end of the warm-up.

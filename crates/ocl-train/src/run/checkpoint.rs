@@ -1,10 +1,11 @@
 //! Checkpoints: a folder each, complete or absent.
 //!
-//! `checkpoints/step-00000120/` holds `weights.safetensors` (timm's names), `optimizer.safetensors`,
-//! `plan.toml`, `average.safetensors` when there is a weight average, and `state.json` with the step, the
-//! code's version and the length and CRC-32 of each file. The step says where in the data the run is, and with
-//! the plan's seed every random number: none is drawn from a state that moves. A checkpoint is written under
-//! another name, synced and renamed; a damaged one is passed over for the one before.
+//! `checkpoints/step-00000120/` holds `weights.safetensors` (timm's names),
+//! `optimizer.safetensors`, `plan.toml`, `average.safetensors` when there is a weight average, and
+//! `state.json` with the step, the code's version and the length and CRC-32 of each file. The step
+//! says where in the data the run is, and with the plan's seed every random number: none is drawn
+//! from a state that moves. A checkpoint is written under another name, synced and renamed; a
+//! damaged one is passed over for the one before.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -88,8 +89,8 @@ pub(crate) struct Checkpoint {
     pub(crate) trainer: Trainer,
 }
 
-/// Writes the state after `step` steps and removes old checkpoints: all but the newest, as many as the plan
-/// keeps, and those the plan keeps for good.
+/// Writes the state after `step` steps and removes old checkpoints: all but the newest, as many as
+/// the plan keeps, and those the plan keeps for good.
 ///
 /// # Errors
 /// [`CheckpointError::Io`]; the checkpoints that were there before are untouched then.
@@ -264,7 +265,8 @@ mod tests {
         Plan::resolve("embedded", &recipe, &source).unwrap()
     }
 
-    /// A trainer like no other: parameters from `seed`, moments of one parameter, an average of another seed.
+    /// A trainer like no other: parameters from `seed`, moments of one parameter, an average of
+    /// another seed.
     fn trainer(plan: &Plan, seed: u64) -> Trainer {
         let device = Device::default();
         let learner =

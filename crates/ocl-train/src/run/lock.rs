@@ -6,8 +6,8 @@ use std::path::Path;
 
 use super::error::TrainError;
 
-/// The lock on a run folder. The system lets go of it when the process ends, however that happens; the file
-/// stays and means nothing by itself.
+/// The lock on a run folder. The system lets go of it when the process ends, however that happens;
+/// the file stays and means nothing by itself.
 #[derive(Debug)]
 pub(crate) struct RunLock {
     _file: File,

@@ -1,5 +1,5 @@
-//! The optimiser's state as safetensors: both moments of every parameter as `first.NAME` and `second.NAME`, the
-//! steps as `steps`.
+//! The optimiser's state as safetensors: both moments of every parameter as `first.NAME` and
+//! `second.NAME`, the steps as `steps`.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -1,8 +1,8 @@
 //! Steps done and not yet accounted for.
 //!
 //! Reading a loss waits for the device. So a step is entered here when it has been handed over, and
-//! its loss is read when the next one has been too: the device is never idle, and a loss that is NaN
-//! or infinite is still found before anything is saved.
+//! its loss is read when the next one has been too: the device is never idle, and a loss that is
+//! NaN or infinite is still found before anything is saved.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -184,10 +184,11 @@ impl Clock {
 
     /// Seconds of a step and the share of them spent waiting for data.
     ///
-    /// A step ends when it was handed over, where the device had done it by then; else so much later as reading its
-    /// figures took, but for a delay that is the same for each step. When two are read at once, each has its own end.
-    /// Where the device ended in between (the host was looking at k-NN, say), a step seems shorter by what it did then,
-    /// and the next longer: only their sum is right.
+    /// A step ends when it was handed over, where the device had done it by then; else so much
+    /// later as reading its figures took, but for a delay that is the same for each step. When two
+    /// are read at once, each has its own end. Where the device ended in between (the host was
+    /// looking at k-NN, say), a step seems shorter by what it did then, and the next longer: only
+    /// their sum is right.
     fn lap(&mut self, handed: Handed, read_for: Duration) -> (f64, f64) {
         let ended = handed.at + read_for;
         let secs = ended.saturating_duration_since(self.since).as_secs_f64().max(1e-9);
@@ -209,7 +210,8 @@ mod tests {
         let near = |(secs, share): (f64, f64), expected: (f64, f64)| {
             assert!((secs - expected.0).abs() < 1e-9 && (share - expected.1).abs() < 1e-9);
         };
-        // The host computes: every step has ended when it is handed over. The last two are read at once.
+        // The host computes: every step has ended when it is handed over. The last two are read at
+        // once.
         let mut clock = Clock { since: begin, waited: Duration::ZERO };
         near(clock.lap(handed(100, 20), Duration::ZERO), (0.1, 0.2));
         near(clock.lap(handed(200, 20), Duration::ZERO), (0.1, 0.0));

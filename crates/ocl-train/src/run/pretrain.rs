@@ -24,7 +24,8 @@ use crate::step::{Readback, Trainer};
 pub struct Outcome {
     /// Steps done.
     pub step: u64,
-    /// Whether all steps of the plan are done; otherwise the run was interrupted and can be resumed.
+    /// Whether all steps of the plan are done; otherwise the run was interrupted and can be
+    /// resumed.
     pub finished: bool,
     /// Loss of the last step.
     pub last_loss: Option<f64>,
@@ -41,8 +42,8 @@ pub enum Start {
     Resume,
 }
 
-/// Runs a plan in folder `run` until its end or until `stop` is set, which ends the current step and
-/// writes a checkpoint. The encoder is left in `run/encoder.safetensors`.
+/// Runs a plan in folder `run` until its end or until `stop` is set, which ends the current step
+/// and writes a checkpoint. The encoder is left in `run/encoder.safetensors`.
 ///
 /// # Errors
 /// [`TrainError`]; what was saved before stays.
@@ -100,7 +101,8 @@ pub fn pretrain(
     Ok(Outcome { step, finished, last_loss: ledger.last_loss(), skipped: loader.skipped() })
 }
 
-/// k-NN accuracy when step `step` asks for it. A probe that cannot read its images ends, and not the run.
+/// k-NN accuracy when step `step` asks for it. A probe that cannot read its images ends, and not
+/// the run.
 fn look(
     plan: &Plan,
     step: u64,

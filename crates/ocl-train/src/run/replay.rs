@@ -1,8 +1,9 @@
 //! What is kept of a step that went wrong, so that it can be run again exactly.
 //!
-//! `captures/step-00000120/` holds `capture.json`, the plan, and the checkpoint that the run was on its way
-//! from. A batch and every random number follow from the plan's seed and the step, so that replaying the few
-//! steps in between gives the very state; copying it at every step would cost each run its memory twice.
+//! `captures/step-00000120/` holds `capture.json`, the plan, and the checkpoint that the run was on
+//! its way from. A batch and every random number follow from the plan's seed and the step, so that
+//! replaying the few steps in between gives the very state; copying it at every step would cost
+//! each run its memory twice.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -85,8 +86,8 @@ pub(super) fn write(run: &Path, plan: &Plan, mut capture: Capture) -> Result<Pat
     Ok(folder)
 }
 
-/// Runs a capture's step again, from the checkpoint beside it, and tells `observe` each step's loss on the
-/// way.
+/// Runs a capture's step again, from the checkpoint beside it, and tells `observe` each step's loss
+/// on the way.
 ///
 /// # Errors
 /// When the capture or the data cannot be read.

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 /// What a shell expects of a program ended by Ctrl-C.
 pub const INTERRUPTED: u8 = 130;
 
-/// Signals this close together are one: a scheduler may send one to every process of a job, and the process
-/// that started this one may hand on its own.
+/// Signals this close together are one: a scheduler may send one to every process of a job, and the
+/// process that started this one may hand on its own.
 const ONE: Duration = Duration::from_millis(200);
 
 /// The first signal sets `stop`; one that comes later ends the program at once.

@@ -60,8 +60,8 @@ impl Parts {
         i * self.size..((i + 1) * self.size).min(self.batch.images)
     }
 
-    /// The patches and positions of micro-batch `i`; labels and sample numbers stay behind. The only
-    /// one of a batch is given away, not copied: it is asked for once.
+    /// The patches and positions of micro-batch `i`; labels and sample numbers stay behind. The
+    /// only one of a batch is given away, not copied: it is asked for once.
     pub(super) fn get(&mut self, i: usize) -> Batch {
         let Batch { epoch, index, kept, patch_len, .. } = self.batch;
         if self.len() == 1 {

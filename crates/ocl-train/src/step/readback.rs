@@ -2,7 +2,8 @@
 //!
 //! A GPU works through a stream in order: figures that are asked for behind the next step's kernels
 //! come after these, and the device then waits for the host to hand over another step. So a thread
-//! of its own, whose stream is another one, asks for them as soon as their step has been handed over.
+//! of its own, whose stream is another one, asks for them as soon as their step has been handed
+//! over.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;

@@ -60,7 +60,8 @@ impl Trainer {
         Ok(Self::with(learner, AdamW::new(adamw)))
     }
 
-    /// Continues with given networks (on an autodiff device) and optimiser. Batches are taken whole.
+    /// Continues with given networks (on an autodiff device) and optimiser. Batches are taken
+    /// whole.
     pub fn with(learner: Learner, optimizer: AdamW) -> Self {
         Self { learner, optimizer, micro: MicroBatches::WHOLE, average: None }
     }

@@ -1,7 +1,7 @@
 //! The update of a parameter as one kernel, in place, with the sum of its gradient's squares.
 //!
-//! As tensor operations an update passes over memory many times and launches a dozen kernels. Here each value
-//! is read and written once.
+//! As tensor operations an update passes over memory many times and launches a dozen kernels. Here
+//! each value is read and written once.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, TensorMetadata, backend_extension};
@@ -11,7 +11,7 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::{Factors, Moments, Numbers};
+use super::rule::{Factors, Moments, Numbers};
 use crate::device::is_gpu;
 use crate::optim::gradients::total;
 
@@ -27,8 +27,8 @@ pub(super) fn serves(parameter: &Tensor<1>) -> bool {
     parameter.dims()[0].is_multiple_of(VECTOR) && is_gpu(&parameter.device())
 }
 
-/// Sums of squares in one buffer, [`CUBES`] for each gradient. It begins as zeros and goes from update to update, so
-/// that places which a short parameter does not write add nothing.
+/// Sums of squares in one buffer, [`CUBES`] for each gradient. It begins as zeros and goes from
+/// update to update, so that places which a short parameter does not write add nothing.
 pub(super) struct SharedSquares {
     sums: Option<Tensor<1>>,
     gradients: usize,
@@ -47,7 +47,7 @@ impl SharedSquares {
     }
 }
 
-/// Moves a parameter; see [`super::move_plain`].
+/// Moves a parameter; see [`super::rule::move_plain`].
 pub(super) fn move_on_gpu(
     factors: &Factors,
     p: Tensor<1>,
@@ -110,8 +110,8 @@ impl AdamWKernel for CubeBackend {
         let vectors = length / VECTOR;
         let cubes = vectors.div_ceil(UNITS as usize).clamp(1, CUBES);
         let argument = |tensor: &CubeTensor| tensor.clone().into_buffer_arg();
-        // SAFETY: every buffer of a parameter has the same length, which units stop at; each cube writes a place of
-        // its own in `squares`, within the `CUBES` of this parameter.
+        // SAFETY: every buffer of a parameter has the same length, which units stop at; each cube
+        // writes a place of its own in `squares`, within the `CUBES` of this parameter.
         unsafe {
             move_kernel::launch_unchecked(
                 &p.client,
@@ -197,7 +197,8 @@ fn move_kernel(
 
 #[cfg(test)]
 mod tests {
-    use super::super::{AdamW, AdamWConfig, move_plain};
+    use super::super::AdamWConfig;
+    use super::super::rule::move_plain;
     use super::*;
     use burn::tensor::{Device, TensorData};
 
@@ -205,7 +206,7 @@ mod tests {
     fn one_kernel_equals_the_plain_update() {
         let device = Device::default();
         let config = AdamWConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.05 };
-        let factors = AdamW { steps: 3, ..AdamW::new(config) }.factors(0.1, true);
+        let factors = Factors::of(&config, 3, 0.1, true);
         let mut shared = SharedSquares::of(2);
         let mut sum = 0.0;
         // More values than units, so that each moves several; and a few.

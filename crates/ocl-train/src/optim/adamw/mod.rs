@@ -1,26 +1,24 @@
 //! AdamW over the parameters of a module.
 //!
 //! Burn's own keys its state by process-wide parameter ids, loads records on the process's default
-//! device, and keeps bias corrections in f32. Here the state is keyed by the parameter's name, so that a
-//! checkpoint is plain safetensors and resuming is exact.
+//! device, and keeps bias corrections in f32. Here the state is keyed by the parameter's name, so
+//! that a checkpoint is plain safetensors and resuming is exact.
 
 #[cfg(feature = "gpu")]
 mod gpu;
+mod rule;
 
 use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
-#[cfg(any(test, feature = "flex"))]
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::gradients::NamedGradients;
 #[cfg(feature = "flex")]
 use super::gradients::is_on_host;
-#[cfg(any(test, feature = "flex"))]
-use super::gradients::{BAND, band_squares};
-use super::gradients::{NamedGradients, squares};
 use super::layer_decay::LayerDecay;
+use rule::{Factors, Moments};
 
 /// Constants of AdamW (arXiv 1711.05101).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,13 +31,6 @@ pub struct AdamWConfig {
     pub eps: f64,
     /// Decoupled decay of parameters of two or more dimensions; biases and norms have none.
     pub weight_decay: f64,
-}
-
-/// Moments of one parameter, flat.
-#[derive(Clone, Debug)]
-struct Moments {
-    first: Tensor<1>,
-    second: Tensor<1>,
 }
 
 /// AdamW and its state.
@@ -75,7 +66,8 @@ impl AdamW {
         Self { layer_decay: Some(layers), ..self }
     }
 
-    /// The same optimiser, which lets every parameter decay, not only those of two or more dimensions.
+    /// The same optimiser, which lets every parameter decay, not only those of two or more
+    /// dimensions.
     #[must_use]
     pub fn with_decay_of_all(self) -> Self {
         Self { decays_all: true, ..self }
@@ -86,7 +78,8 @@ impl AdamW {
         self.config.weight_decay = weight_decay;
     }
 
-    /// The same optimiser, which scales the gradients of a step down to this global norm where they exceed it.
+    /// The same optimiser, which scales the gradients of a step down to this global norm where they
+    /// exceed it.
     #[must_use]
     pub fn with_clip_norm(self, norm: f64) -> Self {
         Self { clip_norm: Some(norm), ..self }
@@ -95,8 +88,8 @@ impl AdamW {
     /// Moves every parameter that has a gradient:
     /// `p <- p (1 - lr wd) - lr m' / (sqrt(v') + eps)`, `m'` and `v'` bias-corrected.
     ///
-    /// Parameters of two or more dimensions decay. The class token `[1, 1, D]` is one of them, as in the
-    /// authors' program.
+    /// Parameters of two or more dimensions decay. The class token `[1, 1, D]` is one of them, as
+    /// in the authors' program.
     pub fn step<M: Module>(&mut self, module: M, gradients: Gradients, lr: f64) -> M {
         let gradients = NamedGradients::of(gradients, |take| module.visit(take));
         self.step_by(gradients, lr, |update| module.map(update)).0
@@ -153,7 +146,8 @@ impl AdamW {
         Self { config, layer_decay: None, clip_norm: None, decays_all: false, steps, moments }
     }
 
-    /// One parameter's update, flat; its moments move along, and its gradient's squares are added up.
+    /// One parameter's update, flat; its moments move along, and its gradient's squares are added
+    /// up.
     fn update(
         &mut self,
         name: String,
@@ -167,72 +161,12 @@ impl AdamW {
             Moments { first: zeros(), second: zeros() }
         });
         let scale = self.layer_decay.map_or(1.0, |layers| layers.scale(&name));
-        let factors = self.factors(lr * scale, decays);
+        let factors = Factors::of(&self.config, self.steps, lr * scale, decays);
         let (p, moments) = moved(&factors, p, g, old, squares);
         self.moments.insert(name, moments);
         p
     }
-
-    fn factors(&self, lr: f64, decays: bool) -> Factors {
-        let AdamWConfig { beta1, beta2, eps, weight_decay } = self.config;
-        let steps = self.steps as i32;
-        Factors {
-            beta1,
-            beta2,
-            eps,
-            remain: if decays { 1.0 - lr * weight_decay } else { 1.0 },
-            length: lr / (1.0 - beta1.powi(steps)),
-            correct: (1.0 - beta2.powi(steps)).sqrt().recip(),
-        }
-    }
 }
-
-/// Numbers of one step, in f64 until they meet a tensor.
-struct Factors {
-    beta1: f64,
-    beta2: f64,
-    eps: f64,
-    /// What decay leaves of the parameter.
-    remain: f64,
-    /// The learning rate over the first moment's bias correction.
-    length: f64,
-    /// One over the root of the second moment's bias correction.
-    correct: f64,
-}
-
-/// [`Factors`] as kernels and loops take them.
-#[cfg(any(test, feature = "flex", feature = "gpu"))]
-#[derive(Clone, Copy, Debug)]
-struct Numbers {
-    beta1: f32,
-    beta2: f32,
-    /// What new gradients and their squares weigh.
-    new1: f32,
-    new2: f32,
-    eps: f32,
-    remain: f32,
-    length: f32,
-    correct: f32,
-}
-
-#[cfg(any(test, feature = "flex", feature = "gpu"))]
-impl Factors {
-    fn in_f32(&self) -> Numbers {
-        Numbers {
-            beta1: self.beta1 as f32,
-            beta2: self.beta2 as f32,
-            new1: (1.0 - self.beta1) as f32,
-            new2: (1.0 - self.beta2) as f32,
-            eps: self.eps as f32,
-            remain: self.remain as f32,
-            length: self.length as f32,
-            correct: self.correct as f32,
-        }
-    }
-}
-
-/// The parameter, its moments, and the sum of its gradient's squares, `[1]`.
-type Moved = (Tensor<1>, Moments, Tensor<1>);
 
 /// The sums of squares of a step's gradients: what their norm is made of.
 struct Squares {
@@ -278,56 +212,13 @@ fn moved(
     }
     #[cfg(feature = "flex")]
     let (p, moments, sum) = match is_on_host(&p) {
-        true => move_on_host(f, p, g, old),
-        false => move_plain(f, p, g, old),
+        true => rule::move_on_host(f, p, g, old),
+        false => rule::move_plain(f, p, g, old),
     };
     #[cfg(not(feature = "flex"))]
-    let (p, moments, sum) = move_plain(f, p, g, old);
+    let (p, moments, sum) = rule::move_plain(f, p, g, old);
     squares.single.push(sum);
     (p, moments)
-}
-
-/// The update as tensor operations, on any backend: the definition.
-fn move_plain(f: &Factors, p: Tensor<1>, g: Tensor<1>, old: Moments) -> Moved {
-    let squares = squares(g.clone());
-    let first = old.first.mul_scalar(f.beta1) + g.clone().mul_scalar(1.0 - f.beta1);
-    let second = old.second.mul_scalar(f.beta2) + g.square().mul_scalar(1.0 - f.beta2);
-    let denominator = second.clone().sqrt().mul_scalar(f.correct).add_scalar(f.eps);
-    let moved = first.clone().div(denominator).mul_scalar(f.length);
-    (p.mul_scalar(f.remain).sub(moved), Moments { first, second }, squares)
-}
-
-/// The same in one pass over memory, in place, for tensors that lie in the host's memory.
-#[cfg(any(test, feature = "flex"))]
-fn move_on_host(f: &Factors, p: Tensor<1>, g: Tensor<1>, old: Moments) -> Moved {
-    let Numbers { beta1, beta2, new1, new2, eps, remain, length, correct } = f.in_f32();
-    let device = p.device();
-    let host = |t: Tensor<1>| t.into_data().try_into_vec::<f32>().expect("parameters are f32");
-    let (mut p, g, mut m, mut v) = (host(p), host(g), host(old.first), host(old.second));
-    let squares: Vec<f64> = p
-        .par_chunks_mut(BAND)
-        .zip(g.par_chunks(BAND))
-        .zip(m.par_chunks_mut(BAND))
-        .zip(v.par_chunks_mut(BAND))
-        .map(|(((p, g), m), v)| {
-            // First of all, so that the pass below finds the band in the cache.
-            let squares = band_squares(g);
-            pulp::Arch::new().dispatch(|| {
-                for (((p, g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
-                    *m = *m * beta1 + *g * new1;
-                    *v = *v * beta2 + *g * *g * new2;
-                    *p = *p * remain - *m / (v.sqrt() * correct + eps) * length;
-                }
-            });
-            squares
-        })
-        .collect();
-    let squares = Tensor::from_data([squares.iter().sum::<f64>() as f32], &device);
-    let back = |values: Vec<f32>| {
-        let len = values.len();
-        Tensor::from_data(TensorData::new(values, [len]), &device)
-    };
-    (back(p), Moments { first: back(m), second: back(v) }, squares)
 }
 
 /// Moves each parameter that it is given.
@@ -390,27 +281,5 @@ mod tests {
         let at = |p: &Param<Tensor<1>>| p.val().inner().into_data().try_to_vec::<f32>().unwrap()[0];
         assert!((at(&module.head) + 0.1).abs() < 1e-6);
         assert!((at(&module.patch_embed) + 0.1 * 0.25).abs() < 1e-6);
-    }
-
-    #[test]
-    fn one_pass_equals_the_plain_update() {
-        let device = Device::default();
-        let config = AdamWConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.05 };
-        let optimizer = AdamW { steps: 3, ..AdamW::new(config) };
-        let wave = |phase: f32| {
-            let values: Vec<f32> = (0..40_000).map(|i| (i as f32 * 0.37 + phase).sin()).collect();
-            Tensor::<1>::from_data(TensorData::new(values, [40_000]), &device)
-        };
-        let old = || Moments { first: wave(1.0), second: wave(2.0).square() };
-        for decays in [true, false] {
-            let factors = optimizer.factors(0.1, decays);
-            let (a, m, s) = move_plain(&factors, wave(0.0), wave(3.0), old());
-            let (b, n, t) = move_on_host(&factors, wave(0.0), wave(3.0), old());
-            assert!(((s - t.clone()) / t).abs().into_scalar::<f32>() < 1e-5);
-            for (a, b) in [(a, b), (m.first, n.first), (m.second, n.second)] {
-                let worst: f32 = (a - b).abs().max().into_scalar();
-                assert!(worst < 1e-6, "differs by {worst}");
-            }
-        }
     }
 }
