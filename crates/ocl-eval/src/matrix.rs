@@ -1,6 +1,5 @@
 //! Products of host matrices, and the two scalings that protocols share.
 
-use burn::tensor::Device;
 use gemm::Parallelism;
 use rayon::prelude::*;
 
@@ -87,20 +86,6 @@ pub(crate) fn product(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32], threads: Th
             false,
             threads,
         );
-    }
-}
-
-/// Whether a device computes in the host's memory, where our own products are the faster ones.
-pub(crate) fn is_host(device: &Device) -> bool {
-    #[cfg(feature = "flex")]
-    {
-        use burn::backend::DispatchDevice;
-        matches!(device.clone().without_autodiff().as_dispatch(), DispatchDevice::Flex(_))
-    }
-    #[cfg(not(feature = "flex"))]
-    {
-        let _ = device;
-        false
     }
 }
 

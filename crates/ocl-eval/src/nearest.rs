@@ -45,7 +45,7 @@ pub fn nearest(
 ) -> Result<Vec<Vec<Neighbour>>, EvalError> {
     assert!(k > 0, "k must be at least 1");
     assert_eq!(bank.width(), queries.width(), "features of bank and queries differ in width");
-    if matrix::is_host(device) {
+    if ocl_model::is_host(device) {
         Ok(nearest_on_host(bank, queries, k))
     } else {
         nearest_on_device(bank, queries, k, device, progress)

@@ -11,7 +11,6 @@ use ocl_train::{Backend, Plan};
 use crate::error::EvalError;
 use crate::features::{ExtractConfig, Extractor, Features, Pool, extract};
 use crate::labelled::Labelled;
-use crate::matrix::is_host;
 use crate::pixels::drop_copied_channels;
 use crate::progress::Progress;
 use crate::table::shell_word;
@@ -119,7 +118,7 @@ pub fn default_encode_batch(backend: Backend) -> usize {
 
 /// The same by the device.
 pub(crate) fn default_encode_batch_of(device: &Device) -> usize {
-    if is_host(device) { 32 } else { 256 }
+    if ocl_model::is_host(device) { 32 } else { 256 }
 }
 
 /// Features of both splits under one subject.

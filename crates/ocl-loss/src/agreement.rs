@@ -4,11 +4,12 @@ use burn::tensor::Tensor;
 
 use crate::similarity::unit;
 
-/// How far an encoder is from collapse, from the embeddings of a batch; nothing is read from the device.
+/// How far an encoder is from collapse, from the embeddings of a batch; nothing is read from the
+/// device.
 ///
-/// Alignment is the mean of `|u_i - v_i|^2` (arXiv 2005.10242), then the mean cosine of positive and that of
-/// negative pairs, `u` and `v` being the embeddings of the two views at length 1. The negatives are all pairs
-/// but the diagonal, summed in closed form.
+/// Alignment is the mean of `|u_i - v_i|^2` (arXiv 2005.10242), then the mean cosine of positive
+/// and that of negative pairs, `u` and `v` being the embeddings of the two views at length 1. The
+/// negatives are all pairs but the diagonal, summed in closed form.
 ///
 /// # Shapes
 /// `view_1`, `view_2`: `[N, D]`; result `[3]`.

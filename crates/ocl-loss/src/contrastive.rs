@@ -1,62 +1,142 @@
-//! Symmetric InfoNCE over the two views of a batch.
+//! What trains: the loss of a batch and its gradient at the embeddings, without the matrix of all
+//! pairs.
+//!
+//! The similarities pass by in tiles of a few rows, twice: once for the normalisers of rows and
+//! columns, once for the gradient, which has a closed form. No graph is kept, so that memory is
+//! that of a tile.
+
+use std::ops::Range;
 
 use burn::tensor::Tensor;
 
-use crate::similarity::TspSimilarity;
+use crate::similarity::{TspSimilarity, product, unit};
 
-/// The loss of a batch: similarities of all pairs, then [`symmetric_info_nce`].
+/// Most similarities of a tile; about six temporaries of that many f32 are alive at once.
+pub const TILE: usize = 1 << 23;
+
+/// The loss of a batch and where its embeddings should go.
+#[derive(Clone, Debug)]
+pub struct ContrastiveGradient {
+    /// The loss, `[1]`.
+    pub loss: Tensor<1>,
+    /// Gradient of the loss at the embeddings of view 1, `[N, D]`.
+    pub view_1: Tensor<2>,
+    /// Gradient of the loss at the embeddings of view 2, `[N, D]`.
+    pub view_2: Tensor<2>,
+}
+
+/// What [`contrastive_loss`](crate::contrastive_loss) gives and its gradient, in tiles of rows.
+///
+/// With `p = softmax over rows` and `q = softmax over columns` of the logits `s(c)`, `c` the
+/// cosine, `d loss / d c_ij = ((p_ij + q_ij) / 2 - [i = j]) s'(c_ij) / N`.
 ///
 /// # Shapes
-/// `view_1`, `view_2`: `[N, D]`, row `i` of both being image `i`. Result `[1]`.
+/// `view_1`, `view_2`: `[N, D]`, row `i` of both being image `i`, on a device without autodiff.
 ///
 /// # Panics
 /// If the shapes differ.
-pub fn contrastive_loss(
+pub fn contrastive_gradient(
     similarity: &TspSimilarity,
     view_1: Tensor<2>,
     view_2: Tensor<2>,
-) -> Tensor<1> {
+) -> ContrastiveGradient {
+    let n = view_1.dims()[0].max(1);
+    in_tiles(similarity, view_1, view_2, (TILE / n).clamp(1, n))
+}
+
+fn in_tiles(
+    similarity: &TspSimilarity,
+    view_1: Tensor<2>,
+    view_2: Tensor<2>,
+    tile_rows: usize,
+) -> ContrastiveGradient {
     assert_eq!(view_1.dims(), view_2.dims(), "the two views of a batch need one shape");
-    symmetric_info_nce(similarity.logits(view_1, view_2))
+    let [n, d] = view_1.dims();
+    let (u, length_1) = unit(view_1);
+    let (v, length_2) = unit(view_2);
+    let tiles = || (0..n).step_by(tile_rows).map(|first| first..(first + tile_rows).min(n));
+    let rows = |x: &Tensor<2>, tile: &Range<usize>| x.clone().slice([tile.clone(), 0..d]); // [T, D]
+    let cosines = |tile: &Range<usize>| product(rows(&u, tile), v.clone().transpose()); // [T, N]
+
+    let mut normalisers = Normalisers::default();
+    let mut only = None;
+    for tile in tiles() {
+        let cosine = cosines(&tile);
+        normalisers.add(similarity.from_cosine(cosine.clone()));
+        only = (tile.len() == n).then_some(cosine);
+    }
+    let (by_row, by_column) = normalisers.finish(); // [N, 1], [1, N]
+
+    let positive = (u.clone() * v.clone()).sum_dim(1); // [N, 1], cosines
+    let pulled = similarity.from_cosine(positive.clone()).sum();
+    let pushed = (by_row.clone().sum() + by_column.clone().sum()).mul_scalar(0.5);
+    let loss = (pushed - pulled).div_scalar(n as f64);
+
+    // The diagonal's share: each embedding towards its partner.
+    let towards = similarity.slope(positive).div_scalar(-(n as f64)); // [N, 1]
+    let mut slopes_1 = vec![];
+    let mut slope_2 = u.clone() * towards.clone(); // [N, D]
+    for tile in tiles() {
+        let cosine = only.take().unwrap_or_else(|| cosines(&tile)); // [T, N]
+        let logits = similarity.from_cosine(cosine.clone());
+        let of_tile = by_row.clone().slice([tile.clone(), 0..1]); // [T, 1]
+        let p = (logits.clone() - of_tile).exp();
+        let q = (logits - by_column.clone()).exp();
+        let slope = (p + q).mul_scalar(0.5 / n as f64) * similarity.slope(cosine); // [T, N]
+        slope_2 = slope_2 + product(slope.clone().transpose(), rows(&u, &tile));
+        slopes_1.push(product(slope, v.clone())); // [T, D]
+    }
+    let slope_1 = Tensor::cat(slopes_1, 0) + v.clone() * towards;
+    ContrastiveGradient {
+        loss,
+        view_1: through_unit(slope_1, u, length_1),
+        view_2: through_unit(slope_2, v, length_2),
+    }
 }
 
-/// `(CE over rows + CE over columns) / 2` with the diagonal as target (OCL, section 3.3). The second
-/// direction is the transpose of the first: one matrix serves both.
-///
-/// # Shapes
-/// `logits` `[N, N]`; result `[1]`.
-///
-/// # Panics
-/// If the matrix is not square.
-pub fn symmetric_info_nce(logits: Tensor<2>) -> Tensor<1> {
-    let [rows, columns] = logits.dims();
-    assert_eq!(rows, columns, "the target is the diagonal: expected a square matrix");
-    let device = logits.device();
-    let positives = logits.clone().mul(Tensor::eye(rows, &device)).sum(); // [1]
-    let normalisers = log_sum_exp(logits.clone(), 1) + log_sum_exp(logits, 0); // [1]
-    normalisers.mul_scalar(0.5).sub(positives).div_scalar(rows as f64)
+/// The gradient before rows were scaled to length 1, from that after: `(g - u (u . g)) / length`.
+fn through_unit(gradient: Tensor<2>, unit: Tensor<2>, length: Tensor<2>) -> Tensor<2> {
+    let along = (gradient.clone() * unit.clone()).sum_dim(1); // [N, 1]
+    (gradient - unit * along).div(length)
 }
 
-/// Sum over the other dimension of `ln(sum(exp(x)))` along `dim`, shifted by the maximum so that no
-/// temperature overflows.
-fn log_sum_exp(x: Tensor<2>, dim: usize) -> Tensor<1> {
-    let top = x.clone().detach().max_dim(dim);
-    (x.sub(top.clone()).exp().sum_dim(dim).log() + top).sum()
+/// `ln sum exp` of the rows and columns of a matrix that passes by in tiles of rows, shifted by
+/// maxima so that no temperature overflows.
+#[derive(Default)]
+struct Normalisers {
+    rows: Vec<Tensor<2>>,
+    /// Of the columns so far: their maxima, and their sums relative to these; `[1, N]` each.
+    columns: Option<(Tensor<2>, Tensor<2>)>,
 }
 
-/// The loss of an encoder that cannot tell images apart: `ln N`.
-pub fn chance_loss(batch: usize) -> f64 {
-    (batch as f64).ln()
+impl Normalisers {
+    fn add(&mut self, logits: Tensor<2>) {
+        let top = logits.clone().max_dim(1); // [T, 1]
+        self.rows.push((logits.clone() - top.clone()).exp().sum_dim(1).log() + top);
+        let top = logits.clone().max_dim(0); // [1, N]
+        let sum = |top: Tensor<2>| (logits.clone() - top).exp().sum_dim(0);
+        self.columns = Some(match self.columns.take() {
+            None => (top.clone(), sum(top)),
+            Some((old, sums)) => {
+                let top = old.clone().max_pair(top);
+                (top.clone(), sums * (old - top.clone()).exp() + sum(top))
+            }
+        });
+    }
+
+    fn finish(self) -> (Tensor<2>, Tensor<2>) {
+        let (top, sums) = self.columns.expect("a batch has a first image");
+        (Tensor::cat(self.rows, 0), sums.log() + top)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contrastive_loss;
     use burn::tensor::{Device, TensorData};
     use rand::rngs::ChaCha8Rng;
     use rand::{RngExt, SeedableRng};
-
-    const SIMILARITY: TspSimilarity = TspSimilarity { kappa: 1.0 / 64.0, temperature: 0.07 };
 
     fn draw(seed: u64, n: usize, d: usize, device: &Device) -> Tensor<2> {
         let mut stream = ChaCha8Rng::seed_from_u64(seed);
@@ -64,79 +144,35 @@ mod tests {
         Tensor::from_data(TensorData::new(values, [n, d]), device)
     }
 
-    fn loss(a: &Tensor<2>, b: &Tensor<2>) -> f32 {
-        contrastive_loss(&SIMILARITY, a.clone(), b.clone()).into_scalar()
+    /// Norm of the difference over the norm.
+    fn error(a: &Tensor<2>, b: &Tensor<2>) -> f32 {
+        let norm = |t: Tensor<2>| t.square().sum().sqrt().into_scalar::<f32>();
+        norm(a.clone() - b.clone()) / norm(b.clone())
     }
 
     #[test]
-    fn it_equals_the_definition_in_f64() {
-        let device = Device::default();
-        let (n, d) = (7, 5);
-        let (a, b) = (draw(1, n, d, &device), draw(2, n, d, &device));
-        let host = |t: &Tensor<2>| -> Vec<Vec<f64>> {
-            let flat = t.to_data().try_to_vec::<f32>().unwrap();
-            let unit = |row: &[f32]| {
-                let norm = row.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
-                row.iter().map(|&v| f64::from(v) / norm).collect()
-            };
-            flat.chunks(d).map(unit).collect()
-        };
-        let (u, v) = (host(&a), host(&b));
-        let logit =
-            |i: usize, j: usize| SIMILARITY.at(u[i].iter().zip(&v[j]).map(|(x, y)| x * y).sum());
-        let mut expected = 0.0;
-        for i in 0..n {
-            let row: f64 = (0..n).map(|j| logit(i, j).exp()).sum();
-            let column: f64 = (0..n).map(|j| logit(j, i).exp()).sum();
-            expected += 0.5 * (row.ln() + column.ln()) - logit(i, i);
-        }
-        assert!((f64::from(loss(&a, &b)) - expected / n as f64).abs() < 1e-5);
-    }
-
-    #[test]
-    fn views_can_be_swapped_and_images_reordered() {
-        let device = Device::default();
-        let (a, b) = (draw(3, 9, 6, &device), draw(4, 9, 6, &device));
-        assert!((loss(&a, &b) - loss(&b, &a)).abs() < 1e-5);
-        let order = Tensor::<1, burn::tensor::Int>::from_data([4, 8, 0, 2, 6, 1, 3, 5, 7], &device);
-        let (c, d) = (a.clone().select(0, order.clone()), b.clone().select(0, order));
-        assert!((loss(&a, &b) - loss(&c, &d)).abs() < 1e-5);
-    }
-
-    #[test]
-    fn equal_embeddings_are_at_chance_and_a_low_temperature_does_not_overflow() {
-        let device = Device::default();
-        let same = Tensor::<2>::ones([16, 4], &device);
-        assert!((f64::from(loss(&same, &same)) - chance_loss(16)).abs() < 1e-5);
-        let cold = TspSimilarity { kappa: 0.0, temperature: 1e-3 };
-        let (a, b) = (draw(5, 8, 4, &device), draw(6, 8, 4, &device));
-        assert!(contrastive_loss(&cold, a, b).into_scalar::<f32>().is_finite());
-    }
-
-    #[test]
-    fn the_gradient_agrees_with_finite_differences() {
-        let device = Device::default().autodiff();
-        let plain = device.clone().without_autodiff();
-        let (n, d) = (5, 3);
-        let base = draw(7, n, d, &plain).into_data().try_to_vec::<f32>().unwrap();
-        let b = draw(8, n, d, &plain);
-        let warm = TspSimilarity { kappa: 4.0, temperature: 0.5 };
-        let at = |values: &[f32]| -> f64 {
-            let a = Tensor::from_data(TensorData::new(values.to_vec(), [n, d]), &plain);
-            f64::from(contrastive_loss(&warm, a, b.clone()).into_scalar::<f32>())
-        };
-        let a =
-            Tensor::<2>::from_data(TensorData::new(base.clone(), [n, d]), &device).require_grad();
-        let tracked = Tensor::from_data(b.to_data(), &device);
-        let grads = contrastive_loss(&warm, a.clone(), tracked).backward();
-        let grad = a.grad(&grads).unwrap().into_data().try_to_vec::<f32>().unwrap();
-        for i in 0..n * d {
-            let step = 1e-2;
-            let (mut up, mut down) = (base.clone(), base.clone());
-            up[i] += step;
-            down[i] -= step;
-            let slope = (at(&up) - at(&down)) / f64::from(2.0 * step);
-            assert!((slope - f64::from(grad[i])).abs() < 2e-3, "{i}: {slope} against {}", grad[i]);
+    fn tiles_of_any_height_equal_the_whole_matrix_and_autodiff() {
+        let plain = Device::default();
+        let device = plain.clone().autodiff();
+        let (n, d) = (24, 7);
+        let (a, b) = (draw(1, n, d, &plain), draw(2, n, d, &plain));
+        for (kappa, temperature) in [(1.0 / 64.0, 0.07), (3.0, 0.5), (0.0, 1e-3)] {
+            let similarity = TspSimilarity { kappa, temperature };
+            let leaf = |x: &Tensor<2>| Tensor::from_data(x.to_data(), &device).require_grad();
+            let (x, y): (Tensor<2>, Tensor<2>) = (leaf(&a), leaf(&b));
+            let loss = contrastive_loss(&similarity, x.clone(), y.clone());
+            let gradients = loss.backward();
+            let (x, y) = (x.grad(&gradients).unwrap(), y.grad(&gradients).unwrap());
+            let expected: f32 = loss.into_scalar();
+            for tile_rows in [1, 2, 3, 5, 8, 12, 17, 24] {
+                let found = in_tiles(&similarity, a.clone(), b.clone(), tile_rows);
+                let loss: f32 = found.loss.into_scalar();
+                assert!((loss - expected).abs() <= 1e-5 * expected.abs(), "{loss} {expected}");
+                for (found, expected) in [(&found.view_1, &x), (&found.view_2, &y)] {
+                    let error = error(found, expected);
+                    assert!(error < 1e-5, "tiles of {tile_rows}, {similarity:?}: {error}");
+                }
+            }
         }
     }
 }

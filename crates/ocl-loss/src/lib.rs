@@ -2,6 +2,8 @@
 //! views of a batch, and the symmetric InfoNCE over it.
 //!
 //! The crate knows neither images nor encoders: it takes embeddings `[N, D]` and gives a scalar.
+//! [`contrastive_gradient`] is what trains: the loss and its gradient in tiles, for batches whose
+//! matrix of all pairs does not fit. [`contrastive_loss`] is the definition, held equal by tests.
 //!
 //! ```
 //! use burn::tensor::{Device, Distribution, Tensor};
@@ -14,12 +16,16 @@
 //! # assert!(loss.into_scalar::<f32>() > 0.0);
 //! ```
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod agreement;
 mod contrastive;
+mod plain;
 mod similarity;
-mod tiles;
 
 pub use agreement::agreement;
-pub use contrastive::{chance_loss, contrastive_loss, symmetric_info_nce};
+pub use contrastive::{ContrastiveGradient, TILE, contrastive_gradient};
+pub use plain::{chance_loss, contrastive_loss};
 pub use similarity::TspSimilarity;
-pub use tiles::{ContrastiveGradient, TILE, contrastive_gradient};

@@ -5,7 +5,8 @@ use burn::tensor::{Device, FloatDType, Tensor};
 /// T-distributed spherical similarity (OCL, section 3.3), divided by the temperature:
 /// `s = (1 + c) / 2 / (1 + (1 - c) kappa) / temperature`, `c` the cosine.
 ///
-/// `kappa` sharpens it: at 0 it is the cosine moved to `0..1`; the larger, the steeper near `c = 1`.
+/// `kappa` sharpens it: at 0 it is the cosine moved to `0..1`; the larger, the steeper near `c =
+/// 1`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TspSimilarity {
     /// Concentration, at least 0. The authors use 1/64.
@@ -49,8 +50,8 @@ impl TspSimilarity {
     }
 }
 
-/// Rows of length 1 with the lengths they had, `[N, D]` and `[N, 1]`, in f32 whatever the type of the
-/// embeddings.
+/// Rows of length 1 with the lengths they had, `[N, D]` and `[N, 1]`, in f32 whatever the type of
+/// the embeddings.
 pub(crate) fn unit(rows: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
     let rows = rows.cast(FloatDType::F32);
     let length = rows.clone().square().sum_dim(1).sqrt(); // [N, 1]
@@ -59,8 +60,9 @@ pub(crate) fn unit(rows: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
 
 /// `a b` as near to f32 as the device allows.
 ///
-/// On CUDA burn rounds the factors to TF32's 11 bits, which a low temperature makes visible in the loss. There each
-/// factor is taken apart into its bf16 and a rest, and the product is the sum of four: off by some 2^-20, not 2^-11.
+/// On CUDA burn rounds the factors to TF32's 11 bits, which a low temperature makes visible in the
+/// loss. There each factor is taken apart into its bf16 and a rest, and the product is the sum of
+/// four: off by some 2^-20, not 2^-11.
 ///
 /// # Shapes
 /// `[N, D]` and `[D, M]` to `[N, M]`.

@@ -2,8 +2,8 @@
 //!
 //! `cargo run --release -p ocl-model --example encode_image -- [IMAGE [WEIGHTS.safetensors]]`
 //!
-//! Without an image a synthetic one is encoded, without weights an untrained ViT-Ti/16 encodes it. Weights are such as
-//! a run leaves in `encoder.safetensors`.
+//! Without an image a synthetic one is encoded, without weights an untrained ViT-Ti/16 encodes it.
+//! Weights are such as a run leaves in `encoder.safetensors`.
 
 use std::error::Error;
 use std::path::Path;

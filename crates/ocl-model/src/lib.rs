@@ -7,38 +7,31 @@
 //! [`Vit`] (patches to tokens to features), [`load_weights`] and [`save_weights`] (safetensors with
 //! timm's names), [`open_weights`] and [`export_folder`] (weights of other programs, and for them).
 
-mod block;
-mod config;
-mod file;
-mod foreign;
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 #[cfg(feature = "flex")]
-mod fused;
+mod cpu;
+mod device;
+mod encoder;
 #[cfg(feature = "gpu")]
 mod gpu;
-mod hub;
-mod init;
-mod layers;
-mod layout;
-mod parts;
-mod positions;
+mod named;
 mod precision;
-mod resample;
 #[cfg(all(test, any(feature = "flex", feature = "gpu")))]
 mod testing;
-mod vit;
 mod weights;
 
-pub use block::{Attention, Block, Mlp, fits_gpu_block};
-pub use config::{ConfigError, ENCODER_SIZES, VitConfig};
-pub use file::{CONFIG_KEY, load_weights, save_weights, state_bytes, weights_from};
-pub use foreign::{
-    ArchiveError, ForeignError, OpenOptions, OpenedWeights, PickleError, ShapeError, TorchError,
-    open_weights,
+pub use device::{fits_gpu_block, is_host};
+pub use encoder::{
+    Block, BlockShape, ConfigError, ENCODER_SIZES, Init, LayerNorm, Linear, Pooling, Vit,
+    VitConfig, sincos_table,
 };
-pub use hub::{Preprocessing, export_folder, preprocessing_beside, weights_file};
-pub use layers::{LayerNorm, LayerScale, Linear};
-pub use layout::HostTensor;
-pub use positions::sincos_table;
+pub use named::{NamedMapper, NamedVisitor, map_named, visit_named};
 pub use precision::{Precision, UnknownPrecision};
-pub use vit::{PatchEmbed, Pooling, Vit};
-pub use weights::{WeightsError, apply_state, state_of};
+pub use weights::{
+    ArchiveError, HostTensor, ImportError, OpenOptions, OpenedWeights, PickleError, Preprocessing,
+    ShapeError, TorchError, WeightsError, apply_state, export_folder, load_weights, open_weights,
+    preprocessing_beside, save_weights, state_bytes, state_of, weights_file, weights_from,
+};

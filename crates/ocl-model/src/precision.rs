@@ -1,8 +1,8 @@
 //! The numbers that matrix products are computed in.
 //!
-//! Backends do not check that the factors of a product are of one type: on a GPU a mixed product gives
-//! garbage without a word. So types change in the functions below and nowhere else, and every block asserts
-//! at its borders what it was given.
+//! Backends do not check that the factors of a product are of one type: on a GPU a mixed product
+//! gives garbage without a word. So types change in the functions below and nowhere else, and every
+//! block asserts at its borders what it was given.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,16 +11,17 @@ use burn::tensor::{DType, Device, FloatDType, Tensor};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// What matrix products are computed in. Parameters, their gradients, the residual stream, norms, softmax and
-/// GELU are f32 whatever this says.
+/// What matrix products are computed in. Parameters, their gradients, the residual stream, norms,
+/// softmax and GELU are f32 whatever this says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// f32, to the last bit on CPUs and by cuBLASLt; products of burn's own kernels on GPUs with tensor cores
-    /// are TF32 all the same.
+    /// f32, to the last bit on CPUs and by cuBLASLt; products of burn's own kernels on GPUs with
+    /// tensor cores are TF32 all the same.
     #[default]
     F32,
-    /// f32 whose products round their factors to 11 bits, where the device's tensor cores do that faster.
+    /// f32 whose products round their factors to 11 bits, where the device's tensor cores do that
+    /// faster.
     Tf32,
     /// bfloat16: the range of f32 with 8 bits of precision, sums in f32.
     Bf16,
@@ -32,12 +33,12 @@ pub enum Precision {
 pub struct UnknownPrecision(String);
 
 impl Precision {
-    /// What a device computes in when this is asked for: f32 where it has no bf16, and on the CPU, whose own
-    /// block knows nothing else and is faster for it.
+    /// What a device computes in when this is asked for: f32 where it has no bf16, and on the CPU,
+    /// whose own block knows nothing else and is faster for it.
     #[must_use]
     pub fn on(self, device: &Device) -> Self {
         #[cfg(feature = "flex")]
-        if crate::fused::runs_on(device) {
+        if crate::device::is_host(device) {
             return Self::F32;
         }
         if self.exists_on(device) { self } else { Self::F32 }
@@ -94,6 +95,9 @@ impl FromStr for Precision {
             .ok_or_else(|| UnknownPrecision(name.to_owned()))
     }
 }
+
+/// Epsilon of every layer norm, as in ViT; burn's and PyTorch's default is 1e-5.
+pub(crate) const NORM_EPSILON: f64 = 1e-6;
 
 /// Stops where something is not f32. Also without debug assertions: computing on would be garbage.
 ///

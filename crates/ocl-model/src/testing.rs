@@ -1,9 +1,10 @@
-//! What the tests of the CPU's and the GPU's block share: inputs, a run with all gradients, a comparison.
+//! What the tests of the CPU's and the GPU's block share: inputs, a run with all gradients, a
+//! comparison.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
-use crate::block::Block;
+use crate::encoder::Block;
 
 /// Values of no pattern, between -1 and 1.
 pub(crate) fn wave<const D: usize>(shape: [usize; D], phase: f32, device: &Device) -> Tensor<D> {

@@ -9,11 +9,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::Param;
 use burn::tensor::{DType, Device, FloatDType, Tensor};
 use ocl_data::{Batch, kept_patches};
 use ocl_loss::TspSimilarity;
-use ocl_model::{HostTensor, Precision, Vit, VitConfig, apply_state, state_of};
+use ocl_model::{
+    HostTensor, NamedMapper, NamedVisitor, Precision, Vit, VitConfig, apply_state, map_named,
+    state_of, visit_named,
+};
 use ocl_train::{AdamW, AdamWConfig, Learner, NamedGradients, Ocl, Trainer, WarmupCosine};
 use safetensors::{SafeTensors, tensor::Dtype};
 
@@ -200,18 +203,11 @@ impl Case {
 /// Puts each parameter's gradient in its place, so that gradients can be read under timm's names.
 struct Differentiate {
     by_name: BTreeMap<String, Tensor<1>>,
-    path: Vec<String>,
 }
 
-impl ModuleMapper for Differentiate {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.to_owned());
-    }
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let gradient = self.by_name.remove(&self.path.join(".")).expect("every parameter has one");
+impl NamedMapper for Differentiate {
+    fn map<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let gradient = self.by_name.remove(name).expect("every parameter has one");
         param.map(|tensor| Tensor::from_inner(gradient.reshape(tensor.dims())))
     }
 }
@@ -257,7 +253,7 @@ fn check_gradients(case: &Case, vit: Vit, loss_bound: f64, bound: f64) {
     let loss = learner.loss(case.batch(0));
     let found = host(loss.clone().inner());
     check(&format!("{name}: loss by definition"), &found, &expect["loss"].values, loss_bound);
-    let by_definition = NamedGradients::of(loss.backward(), |take| vit.visit(take));
+    let by_definition = NamedGradients::of(loss.backward(), |take| visit_named(&vit, "", take));
 
     let trainer = Trainer::with(learner, AdamW::new(case.adamw()));
     let (objective, trained) = trainer.gradients(case.batch(0));
@@ -271,8 +267,8 @@ fn check_gradients(case: &Case, vit: Vit, loss_bound: f64, bound: f64) {
     }
     let expected = case.golden.under("grad.");
     for (way, gradients) in ways {
-        let mut place = Differentiate { by_name: gradients.into_iter().collect(), path: vec![] };
-        let ours = state_of(&vit.clone().map(&mut place));
+        let mut place = Differentiate { by_name: gradients.into_iter().collect() };
+        let ours = state_of(&map_named(vit.clone(), "", &mut place));
         assert_eq!(ours.len(), expected.len(), "{name}: {way}");
         for (parameter, gradient) in &expected {
             assert_eq!(ours[parameter].shape, gradient.shape);
@@ -332,12 +328,12 @@ fn a_training_run_is_the_authors() {
 /// Every parameter is an f32 leaf.
 fn assert_masters(vit: &Vit) {
     struct Masters;
-    impl ModuleVisitor for Masters {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            assert_eq!(param.dtype(), DType::F32);
+    impl NamedVisitor for Masters {
+        fn visit<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
+            assert_eq!(param.dtype(), DType::F32, "{name}");
         }
     }
-    vit.visit(&mut Masters);
+    visit_named(vit, "", &mut Masters);
 }
 
 #[test]

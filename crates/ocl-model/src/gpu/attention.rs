@@ -1,9 +1,10 @@
 //! Softmax attention over short sequences, and its gradient, without a matrix of scores in memory.
 //!
-//! A few neighbouring units share a query (or a key): each holds some of a head's channels in registers, reads
-//! those of the other tokens from the cache, and adds its part of a dot product to the others'. Their channels
-//! alternate, so that together they read whole sectors of memory. Where planes cannot shuffle, one unit holds
-//! all. A bias of the keys adds one number to all scores of a query, which softmax does not see: it is left out.
+//! A few neighbouring units share a query (or a key): each holds some of a head's channels in
+//! registers, reads those of the other tokens from the cache, and adds its part of a dot product to
+//! the others'. Their channels alternate, so that together they read whole sectors of memory. Where
+//! planes cannot shuffle, one unit holds all. A bias of the keys adds one number to all scores of a
+//! query, which softmax does not see: it is left out.
 
 use cubecl::prelude::*;
 
@@ -29,8 +30,8 @@ fn row_sum(own: Vector<f32, Const<4>>, #[comptime] sharing: Sharing) -> f32 {
     sum
 }
 
-/// Where the unit's row stands: its token, its first channel (in vectors), its sequence, and which of the row's units
-/// it is.
+/// Where the unit's row stands: its token, its first channel (in vectors), its sequence, and which
+/// of the row's units it is.
 #[cube]
 fn place(
     row: u32,
@@ -47,8 +48,8 @@ fn place(
 
 /// `out = softmax((q + b_q) scale . k) (v + b_v)`.
 ///
-/// `qkv` `[B, T, 3, D]`, `bias` `[3, D]`, `out` `[B, Q, D]`; `normaliser` `[B, H, Q]`: the logarithm of each
-/// query's sum of exponentials. `rows` is `B H Q`.
+/// `qkv` `[B, T, 3, D]`, `bias` `[3, D]`, `out` `[B, Q, D]`; `normaliser` `[B, H, Q]`: the
+/// logarithm of each query's sum of exponentials. `rows` is `B H Q`.
 #[cube(launch_unchecked)]
 pub(super) fn attention_forward<F: Float>(
     qkv: &[Vector<F, Const<4>>],
@@ -122,8 +123,9 @@ pub(super) fn attention_forward<F: Float>(
     }
 }
 
-/// The gradient at the queries, `[B, Q, D]` of `dqkv` `[B, T, 3, D]`, and `delta` `[B, H, Q]`, the mean of the
-/// scores' gradients under each query's softmax, which [`attention_backward_keys`] needs.
+/// The gradient at the queries, `[B, Q, D]` of `dqkv` `[B, T, 3, D]`, and `delta` `[B, H, Q]`, the
+/// mean of the scores' gradients under each query's softmax, which [`attention_backward_keys`]
+/// needs.
 #[cube(launch_unchecked)]
 pub(super) fn attention_backward_queries<F: Float>(
     qkv: &[Vector<F, Const<4>>],

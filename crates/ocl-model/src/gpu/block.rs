@@ -1,17 +1,19 @@
-//! A transformer block over device memory, forwards and backwards: kernels in the order of the method.
+//! A transformer block over device memory, forwards and backwards: kernels in the order of the
+//! method.
 
 use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::{into_contiguous, slice};
-use burn_cubecl::ops::{numeric::empty_device_contiguous_dtype, reshape};
+use burn_cubecl::ops::reshape;
 use burn_cubecl::tensor::CubeTensor;
 
+use super::gemm::Gemm;
 use super::launch::{
     attention, attention_gradient, column_sums, gelu, gelu_gradient, norm, norm_gradient,
 };
-use super::product::Product;
-use super::{BlockGradients, BlockParameters, BlockSaved};
+use super::shapes::{Lengths, as_factor, empty, matrix};
+use super::tensors::{BlockGradients, BlockParameters, BlockSaved};
 use crate::precision::Precision;
 
 type Parameters = BlockParameters<CubeBackend>;
@@ -27,34 +29,8 @@ pub(crate) struct Form {
 }
 
 impl Form {
-    fn product<'a>(self, lhs: &'a CubeTensor, rhs: &'a CubeTensor, out: DType) -> Product<'a> {
-        Product::of(lhs, rhs, out, self.precision)
-    }
-}
-
-/// The lengths of a block.
-#[derive(Clone, Copy)]
-pub(super) struct Lengths {
-    pub(super) sequences: usize,
-    pub(super) tokens: usize,
-    pub(super) queries: usize,
-    pub(super) width: usize,
-    pub(super) heads: usize,
-}
-
-impl Lengths {
-    fn of(x: &CubeTensor, form: Form) -> Self {
-        let dims = x.shape();
-        let Form { heads, queries, .. } = form;
-        Self { sequences: dims[0], tokens: dims[1], queries, width: dims[2], heads }
-    }
-
-    fn rows(self) -> usize {
-        self.sequences * self.tokens
-    }
-
-    fn asked(self) -> usize {
-        self.sequences * self.queries
+    fn product<'a>(self, lhs: &'a CubeTensor, rhs: &'a CubeTensor, out: DType) -> Gemm<'a> {
+        Gemm::of(lhs, rhs, out, self.precision)
     }
 }
 
@@ -62,7 +38,7 @@ impl Lengths {
 pub(super) fn forward(x: CubeTensor, parameters: Parameters, form: Form) -> (CubeTensor, Saved) {
     let p: Parameters = parameters.map(into_contiguous);
     let x = into_contiguous(x);
-    let lengths = Lengths::of(&x, form);
+    let lengths = Lengths::of(&x, form.heads, form.queries);
     // What products read: activations are written as this.
     let factor = form.precision.dtype();
 
@@ -76,7 +52,7 @@ pub(super) fn forward(x: CubeTensor, parameters: Parameters, form: Form) -> (Cub
         false => slice(x, &[0..lengths.sequences, 0..lengths.queries, 0..lengths.width]),
     };
     let residual = matrix(residual, lengths.asked());
-    let middle = Product {
+    let middle = Gemm {
         bias: Some(&p.proj_bias),
         plus: Some(&residual),
         ..form.product(&mixed, &proj_weight, DType::F32)
@@ -87,7 +63,7 @@ pub(super) fn forward(x: CubeTensor, parameters: Parameters, form: Form) -> (Cub
     let hidden = form.product(&norm2, &fc1_weight, factor).run(); // [B Q, 4 D]
     let active = gelu(&hidden, &p.fc1_bias);
     let fc2_weight = as_factor(p.fc2_weight, factor);
-    let out = Product {
+    let out = Gemm {
         bias: Some(&p.fc2_bias),
         plus: Some(&middle),
         ..form.product(&active, &fc2_weight, DType::F32)
@@ -108,7 +84,7 @@ pub(super) fn backward(
 ) -> BlockGradients<CubeBackend> {
     let p: Parameters = parameters.map(into_contiguous);
     let x = into_contiguous(x);
-    let lengths = Lengths::of(&x, form);
+    let lengths = Lengths::of(&x, form.heads, form.queries);
     // What products read: activations are written as this.
     let factor = form.precision.dtype();
     let weight = |w: CubeTensor| as_factor(w, factor);
@@ -163,25 +139,4 @@ pub(super) fn backward(
             fc2_bias,
         },
     }
-}
-
-/// A tensor as a matrix of that many rows. Burn's own results may have padded rows on CUDA; ours have none.
-pub(super) fn matrix(tensor: CubeTensor, rows: usize) -> CubeTensor {
-    let columns = tensor.shape().num_elements() / rows;
-    reshape(into_contiguous(tensor), Shape::new([rows, columns]))
-}
-
-/// A matrix in the type of a product's factors.
-pub(super) fn as_factor(tensor: CubeTensor, dtype: DType) -> CubeTensor {
-    into_contiguous(burn_cubecl::kernel::cast(tensor, dtype))
-}
-
-/// Memory for a tensor, on the device of another.
-pub(super) fn empty<const N: usize>(
-    like: &CubeTensor,
-    dims: [usize; N],
-    dtype: DType,
-) -> CubeTensor {
-    let (client, device) = (like.client.clone(), like.device.clone());
-    empty_device_contiguous_dtype(client, device, Shape::new(dims), dtype)
 }

@@ -1,10 +1,11 @@
 //! cuBLASLt on the stream that cubecl computes on.
 //!
-//! It has kernels for each generation of tensor cores and chooses among them without trying them out, and f32 stays
-//! f32 unless TF32 is asked for. The library is opened when first needed; where it is not found burn's products serve.
+//! It has kernels for each generation of tensor cores and chooses among them without trying them
+//! out, and f32 stays f32 unless TF32 is asked for. The library is opened when first needed; where
+//! it is not found burn's products serve.
 //!
-//! A product is a task of cubecl's server thread, as a kernel's launch is: so it takes its place in the order
-//! of launches, and neither host nor device waits.
+//! A product is a task of cubecl's server thread, as a kernel's launch is: so it takes its place in
+//! the order of launches, and neither host nor device waits.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -23,7 +24,7 @@ use cubecl_server::stream::{ExecuteScope, WriteScoped};
 use cudarc::cublaslt::{result, sys};
 use cudarc::driver::sys::CUstream;
 
-use super::product::Product;
+use super::gemm::Gemm;
 use crate::precision::Precision;
 
 type Server = <CudaRuntime as Runtime>::Server;
@@ -39,9 +40,9 @@ pub(super) fn serves(tensor: &CubeTensor) -> bool {
         && *FOUND.get_or_init(|| unsafe { sys::is_culib_present() })
 }
 
-/// What decides how a product is computed. Not alignment, since cubecl gives every buffer 512 bytes of it, nor the
-/// stream: descriptions belong to the server's one thread. Matrices are as cuBLAS sees them: columns first, so that our
-/// row-major `out = lhs rhs` is its `out^T = rhs^T lhs^T`.
+/// What decides how a product is computed. Not alignment, since cubecl gives every buffer 512 bytes
+/// of it, nor the stream: descriptions belong to the server's one thread. Matrices are as cuBLAS
+/// sees them: columns first, so that our row-major `out = lhs rhs` is its `out^T = rhs^T lhs^T`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Problem {
     rows: usize,
@@ -80,7 +81,7 @@ impl Number {
 }
 
 /// Enqueues a product that writes `out`.
-pub(super) fn launch(product: &Product<'_>, out: &CubeTensor) {
+pub(super) fn launch(product: &Gemm<'_>, out: &CubeTensor) {
     let [rows, inner, columns] = product.dims();
     let problem = Problem {
         rows,
@@ -242,7 +243,8 @@ impl Algorithm {
             set(description, Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
             let number = sys::cudaDataType_t::CUDA_R_32F;
             set(description, Attribute::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &number)?;
-            // Any address, so that kernels for a bias are looked for; the right one comes with the call.
+            // Any address, so that kernels for a bias are looked for; the right one comes with the
+            // call.
             let address = 256u64;
             set(description, Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &address)?;
         }
@@ -290,8 +292,8 @@ impl Algorithm {
         let alpha = 1.0f32;
         let beta = if self.problem.plus { 1.0f32 } else { 0.0 };
         let [a, b, c] = self.layouts;
-        // SAFETY: the addresses are of live buffers of the sizes that the layouts tell, held until the call has
-        // been enqueued on the stream that owns them.
+        // SAFETY: the addresses are of live buffers of the sizes that the layouts tell, held until
+        // the call has been enqueued on the stream that owns them.
         unsafe {
             result::matmul(
                 library,

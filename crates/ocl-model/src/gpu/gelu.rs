@@ -6,8 +6,9 @@ use super::sums::lane_sum;
 
 /// The standard normal distribution and its density at each value.
 ///
-/// The tail beyond `|x|` is a polynomial of `t = 1 / (1 + p |x|)` times the exponential that the density
-/// needs anyway: Abramowitz and Stegun, formula 26.2.17, off by less than 1e-7. A quarter of `erf`'s work.
+/// The tail beyond `|x|` is a polynomial of `t = 1 / (1 + p |x|)` times the exponential that the
+/// density needs anyway: Abramowitz and Stegun, formula 26.2.17, off by less than 1e-7. A quarter
+/// of `erf`'s work.
 #[cube]
 fn normal(x: Vector<f32, Const<4>>) -> (Vector<f32, Const<4>>, Vector<f32, Const<4>>) {
     let one = Vector::<f32, Const<4>>::new(1.0);
@@ -24,7 +25,8 @@ fn normal(x: Vector<f32, Const<4>>) -> (Vector<f32, Const<4>>, Vector<f32, Const
     (below, e * Vector::new(0.398_942_3))
 }
 
-/// `out = gelu(x + bias)`; `x`, `out` `[M, C]`, `bias` `[C]`. A unit takes one place of four channels.
+/// `out = gelu(x + bias)`; `x`, `out` `[M, C]`, `bias` `[C]`. A unit takes one place of four
+/// channels.
 #[cube(launch_unchecked)]
 pub(super) fn gelu_forward<F: Float>(
     x: &[Vector<F, Const<4>>],
@@ -42,7 +44,8 @@ pub(super) fn gelu_forward<F: Float>(
     }
 }
 
-/// The gradient at `x`, the output again, and sums of the gradient over each chunk's rows (the bias's).
+/// The gradient at `x`, the output again, and sums of the gradient over each chunk's rows (the
+/// bias's).
 ///
 /// `x`, `dout`, `dx`, `out` `[M, C]`, `partial` `[chunks, C]`.
 #[cube(launch_unchecked)]

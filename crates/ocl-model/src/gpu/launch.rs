@@ -9,11 +9,11 @@ use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;
 
 use super::attention::{self as kernels, Sharing};
-use super::block::{Lengths, empty};
 use super::gelu::{gelu_backward, gelu_forward};
 use super::norm::{norm_backward, norm_forward};
+use super::shapes::{Lengths, empty};
 use super::sums::{self, CHUNK_CUBE, COLUMN_CUBE, Summing, chunk_sums};
-use crate::layers::NORM_EPSILON;
+use crate::precision::NORM_EPSILON;
 
 /// Channels that a unit takes at a time.
 pub(super) const VECTOR: usize = 4;
@@ -60,7 +60,8 @@ pub(super) fn norm(
     let out = empty(x, [rows, width], dtype);
     let stats = empty(x, [rows, 2], DType::F32);
     let Rows { dim, columns, summing } = Rows::of(x, width);
-    // SAFETY: one cube a row of `x`, `out` and `stats`, and units past the last column touch no memory.
+    // SAFETY: one cube a row of `x`, `out` and `stats`, and units past the last column touch no
+    // memory.
     unsafe {
         norm_forward::launch_unchecked(
             &x.client,
@@ -93,8 +94,8 @@ pub(super) struct NormGradient {
     pub(super) before: CubeTensor,
 }
 
-/// See [`norm_backward`]: `dout` `[M, D]`; `past` holds `queries` of each `tokens` rows. The gradient is given as
-/// `factor` too.
+/// See [`norm_backward`]: `dout` `[M, D]`; `past` holds `queries` of each `tokens` rows. The
+/// gradient is given as `factor` too.
 pub(super) fn norm_gradient(
     dout: CubeTensor,
     x: &CubeTensor,
@@ -112,8 +113,8 @@ pub(super) fn norm_gradient(
     let a_chunk = rows.div_ceil(CUBES);
     let chunks = rows.div_ceil(a_chunk);
     let partial = empty(x, [chunks, 3 * width], DType::F32);
-    // SAFETY: each cube has rows of its own, the last one up to `rows`, and a row of `partial`; units past the
-    // last column touch no memory.
+    // SAFETY: each cube has rows of its own, the last one up to `rows`, and a row of `partial`;
+    // units past the last column touch no memory.
     unsafe {
         norm_backward::launch_unchecked(
             &x.client,
@@ -178,7 +179,8 @@ pub(super) fn gelu_gradient(
     let out = empty(x, [rows, width], x.dtype);
     let grid = ColumnGrid::of(rows, width);
     let partial = empty(x, [grid.chunks, width], DType::F32);
-    // SAFETY: cubes have rows and columns of their own; units past the last of either touch no memory.
+    // SAFETY: cubes have rows and columns of their own; units past the last of either touch no
+    // memory.
     unsafe {
         gelu_backward::launch_unchecked(
             &x.client,

@@ -1,20 +1,23 @@
 //! The GPU's own transformer block: one operation with a backward pass of its own.
 //!
-//! [`Block`](crate::Block) composed of tensor operations is the definition. On backends of cubecl this module
-//! computes the same in eight kernels forwards and twenty backwards, casts of weights apart: products by cuBLASLt where CUDA has it
-//! (`product`, `cublas`), the rest by kernels in cubecl's language (`norm`, `attention`, `gelu`, `sums`), which
-//! run on CUDA and Vulkan alike. Only what the backward pass needs is kept.
+//! [`Block`](crate::Block) composed of tensor operations is the definition. On backends of cubecl
+//! this module computes the same in eight kernels forwards and twenty backwards, casts of weights
+//! apart: products by cuBLASLt where CUDA has it (`product`, `cublas`), the rest by kernels in
+//! cubecl's language (`norm`, `attention`, `gelu`, `sums`), which run on CUDA and Vulkan alike.
+//! Only what the backward pass needs is kept.
 
 mod attention;
 mod block;
 #[cfg(feature = "cuda")]
 mod cublas;
 mod gelu;
+mod gemm;
 mod launch;
 mod norm;
-mod product;
 mod projection;
+mod shapes;
 mod sums;
+mod tensors;
 #[cfg(test)]
 mod tests;
 
@@ -32,102 +35,13 @@ use burn::backend::{
 use burn::tensor::{DType, Device, Shape, Tensor};
 use burn_cubecl::CubeBackend;
 
-use crate::block::fits_gpu_block;
+use crate::device::fits_gpu_block;
 pub(crate) use block::Form;
 pub(crate) use projection::gpu_projection;
+pub(crate) use tensors::{BlockGradients, BlockParameters, BlockSaved};
 
-/// A block's parameters, f32, in the order of the forward pass: `[D]`, and weights `[inputs, outputs]`.
-#[derive(ExtensionType, Clone)]
-#[extension_type(fusion)]
-pub(crate) struct BlockParameters<B: Backend> {
-    pub(crate) norm1_weight: FloatTensor<B>,
-    pub(crate) norm1_bias: FloatTensor<B>,
-    pub(crate) qkv_weight: FloatTensor<B>,
-    pub(crate) qkv_bias: FloatTensor<B>,
-    pub(crate) proj_weight: FloatTensor<B>,
-    pub(crate) proj_bias: FloatTensor<B>,
-    pub(crate) norm2_weight: FloatTensor<B>,
-    pub(crate) norm2_bias: FloatTensor<B>,
-    pub(crate) fc1_weight: FloatTensor<B>,
-    pub(crate) fc1_bias: FloatTensor<B>,
-    pub(crate) fc2_weight: FloatTensor<B>,
-    pub(crate) fc2_bias: FloatTensor<B>,
-}
-
-impl<B: Backend> BlockParameters<B> {
-    fn map<O: Backend>(
-        self,
-        mut by: impl FnMut(FloatTensor<B>) -> FloatTensor<O>,
-    ) -> BlockParameters<O> {
-        BlockParameters {
-            norm1_weight: by(self.norm1_weight),
-            norm1_bias: by(self.norm1_bias),
-            qkv_weight: by(self.qkv_weight),
-            qkv_bias: by(self.qkv_bias),
-            proj_weight: by(self.proj_weight),
-            proj_bias: by(self.proj_bias),
-            norm2_weight: by(self.norm2_weight),
-            norm2_bias: by(self.norm2_bias),
-            fc1_weight: by(self.fc1_weight),
-            fc1_bias: by(self.fc1_bias),
-            fc2_weight: by(self.fc2_weight),
-            fc2_bias: by(self.fc2_bias),
-        }
-    }
-
-    fn into_array(self) -> [FloatTensor<B>; 12] {
-        [
-            self.norm1_weight,
-            self.norm1_bias,
-            self.qkv_weight,
-            self.qkv_bias,
-            self.proj_weight,
-            self.proj_bias,
-            self.norm2_weight,
-            self.norm2_bias,
-            self.fc1_weight,
-            self.fc1_bias,
-            self.fc2_weight,
-            self.fc2_bias,
-        ]
-    }
-}
-
-/// What the backward pass of a block needs beside its input: factors of products in their type, the rest f32.
-#[derive(ExtensionType, Clone)]
-#[extension_type(fusion)]
-pub(crate) struct BlockSaved<B: Backend> {
-    /// `[B T, D]`
-    pub(crate) norm1: FloatTensor<B>,
-    /// `[B T, 2]`
-    pub(crate) stats1: FloatTensor<B>,
-    /// `[B T, 3 D]`, without the bias.
-    pub(crate) qkv: FloatTensor<B>,
-    /// `[B H Q]`
-    pub(crate) normaliser: FloatTensor<B>,
-    /// `[B Q, D]`, the heads' outputs.
-    pub(crate) mixed: FloatTensor<B>,
-    /// `[B Q, D]`, after the first residual sum.
-    pub(crate) middle: FloatTensor<B>,
-    /// `[B Q, D]`
-    pub(crate) norm2: FloatTensor<B>,
-    /// `[B Q, 2]`
-    pub(crate) stats2: FloatTensor<B>,
-    /// `[B Q, 4 D]`, without the bias.
-    pub(crate) hidden: FloatTensor<B>,
-}
-
-/// Gradients of a block.
-#[derive(ExtensionType)]
-#[extension_type(fusion)]
-pub(crate) struct BlockGradients<B: Backend> {
-    pub(crate) x: FloatTensor<B>,
-    #[extension_type]
-    pub(crate) parameters: BlockParameters<B>,
-}
-
-/// The two passes of a block, without a graph: what [`GpuBlock`] is made of. A trait of its own, since backends with
-/// a graph have the one and not the other.
+/// The two passes of a block, without a graph: what [`GpuBlock`] is made of. A trait of its own,
+/// since backends with a graph have the one and not the other.
 #[backend_extension(Cube, Fusion)]
 pub(crate) trait BlockPasses: Backend {
     /// `x` `[B, T, D]` to `[B, Q, D]`.
@@ -300,8 +214,8 @@ pub(crate) fn serves(device: &Device, tokens: usize, width: usize, heads: usize)
 /// A block on a GPU, with gradients when the device has them.
 ///
 /// # Shapes
-/// `x` `[B, T, D]` to `[B, Q, D]`; `vectors` are the norms' weights and biases and the linear layers' biases,
-/// `matrices` the linear layers' weights, both in the order of the forward pass.
+/// `x` `[B, T, D]` to `[B, Q, D]`; `vectors` are the norms' weights and biases and the linear
+/// layers' biases, `matrices` the linear layers' weights, both in the order of the forward pass.
 pub(crate) fn gpu_block(
     x: Tensor<3>,
     vectors: [Tensor<1>; 8],

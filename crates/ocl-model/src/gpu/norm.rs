@@ -1,13 +1,14 @@
 //! Layer norm and its gradient, rows in registers.
 //!
-//! One cube a row, one unit for four channels. `F` is what products are computed in: the norm's output is a
-//! factor of the next product, so it is written as one.
+//! One cube a row, one unit for four channels. `F` is what products are computed in: the norm's
+//! output is a factor of the next product, so it is written as one.
 
 use cubecl::prelude::*;
 
 use super::sums::{Summing, cube_sum};
 
-/// `out = (x - mean) / sqrt(var + epsilon) * weight + bias`, `var` biased, in two passes over registers.
+/// `out = (x - mean) / sqrt(var + epsilon) * weight + bias`, `var` biased, in two passes over
+/// registers.
 ///
 /// `x` `[M, D]`, `out` `[M, D]`, `stats` `[M, 2]`: mean and reciprocal deviation of each row.
 #[cube(launch_unchecked)]
@@ -56,13 +57,15 @@ pub(super) fn norm_forward<F: Float>(
     }
 }
 
-/// The gradient at the norm's input plus the one that flows past the norm's branch, and sums over rows.
+/// The gradient at the norm's input plus the one that flows past the norm's branch, and sums over
+/// rows.
 ///
 /// With `h = (x - mean) r`, `g = dout weight`: `dx = past + r (g - mean(g) - h mean(g h))`.
 ///
-/// `dout`, `x` `[M, D]`; `past` `[B, Q, D]` belongs to the first `queries` of each `tokens` rows. `dx` `[M, D]`
-/// and, if `rounded`, the same as `F`. `partial` `[chunks, 3, D]`: sums over a chunk's rows of `dout h`, `dout`
-/// and `dx`, which are the gradients of weight and bias, and of the bias of the layer before.
+/// `dout`, `x` `[M, D]`; `past` `[B, Q, D]` belongs to the first `queries` of each `tokens` rows.
+/// `dx` `[M, D]` and, if `rounded`, the same as `F`. `partial` `[chunks, 3, D]`: sums over a
+/// chunk's rows of `dout h`, `dout` and `dx`, which are the gradients of weight and bias, and of
+/// the bias of the layer before.
 #[cube(launch_unchecked)]
 pub(super) fn norm_backward<F: Float>(
     dout: &[Vector<F, Const<4>>],
@@ -86,7 +89,8 @@ pub(super) fn norm_backward<F: Float>(
     let column = UNIT_POS as usize;
     let inside = column < columns;
     let count = f32::cast_from(4 * columns);
-    // Two halves in turn: a row may be summed while a slow unit still reads the sums of the one before.
+    // Two halves in turn: a row may be summed while a slow unit still reads the sums of the one
+    // before.
     let room = comptime!(summing.room());
     let mut shared = Shared::new_slice(4 * room);
 

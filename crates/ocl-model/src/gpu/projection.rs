@@ -1,4 +1,5 @@
-//! Patches to tokens as one operation: a product with its bias and the positions, and its gradients.
+//! Patches to tokens as one operation: a product with its bias and the positions, and its
+//! gradients.
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
@@ -12,9 +13,9 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::reshape;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::block::{as_factor, matrix};
+use super::gemm::Gemm;
 use super::launch::column_sums;
-use super::product::Product;
+use super::shapes::{as_factor, matrix};
 use crate::precision::Precision;
 
 /// The two passes, without a graph.
@@ -55,10 +56,10 @@ impl ProjectionPasses for CubeBackend {
         let patches = as_factor(matrix(patches, rows), precision.dtype());
         let weight = as_factor(weight, precision.dtype());
         let places = matrix(places, rows);
-        let tokens = Product {
+        let tokens = Gemm {
             bias: Some(&bias),
             plus: Some(&places),
-            ..Product::of(&patches, &weight, DType::F32, precision)
+            ..Gemm::of(&patches, &weight, DType::F32, precision)
         };
         reshape(tokens.run(), shape)
     }
@@ -74,12 +75,13 @@ impl ProjectionPasses for CubeBackend {
         let rows = shape[0] * shape[1];
         let (d, bias) = column_sums(&matrix(dout, rows), precision.dtype());
         let patches = as_factor(matrix(patches, rows), precision.dtype());
-        let weight = Product::of(&patches, &d, DType::F32, precision).lhs_transposed().run();
+        let weight = Gemm::of(&patches, &d, DType::F32, precision).lhs_transposed().run();
         (weight, bias)
     }
 }
 
-/// Patches to tokens, with gradients of weight and bias where the backend has them; patches are data.
+/// Patches to tokens, with gradients of weight and bias where the backend has them; patches are
+/// data.
 #[backend_extension(Cube, Fusion, Autodiff)]
 pub(super) trait GpuProjection: Backend {
     #[fusion(dtype = places, shape = places)]
@@ -160,7 +162,8 @@ impl<B: ProjectionPasses, C: CheckpointStrategy> GpuProjection for Autodiff<B, C
 /// `patches weight + bias + places` on a GPU; gradients reach weight and bias alone.
 ///
 /// # Shapes
-/// `patches` `[N, K, inputs]`, `weight` `[inputs, D]`, `bias` `[D]`, `places` and result `[N, K, D]`.
+/// `patches` `[N, K, inputs]`, `weight` `[inputs, D]`, `bias` `[D]`, `places` and result `[N, K,
+/// D]`.
 pub(crate) fn gpu_projection(
     patches: Tensor<3>,
     weight: Tensor<2>,

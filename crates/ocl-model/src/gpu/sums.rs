@@ -83,7 +83,8 @@ pub(super) fn lane_sum(
     sum
 }
 
-/// Sums over the rows of each chunk, `[M, C]` to `partial` `[chunks, C]`, and, if `rounded`, the values as `F`.
+/// Sums over the rows of each chunk, `[M, C]` to `partial` `[chunks, C]`, and, if `rounded`, the
+/// values as `F`.
 #[cube(launch_unchecked)]
 pub(super) fn column_sums<I: Float, F: Float>(
     x: &[Vector<I, Const<4>>],

@@ -1,11 +1,10 @@
-//! The block of the GPU against the block as tensor operations, on the device that the tests run on.
+//! The block of the GPU against the block as tensor operations, on the device that the tests run
+//! on.
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 
-use crate::block::Block;
-use crate::config::VitConfig;
-use crate::init::Init;
+use crate::encoder::{Block, Init, VitConfig};
 use crate::precision::Precision;
 use crate::testing::{assert_near, run, wave};
 
@@ -22,11 +21,12 @@ impl ModuleMapper for Disturb<'_> {
 
 fn block(width: usize, heads: usize, device: &Device) -> Block {
     let config = VitConfig { image_px: 16, patch_px: 4, width, depth: 1, heads, mlp_ratio: 4 };
-    Block::new(&config, 0, &mut Init::new(9, device)).map(&mut Disturb(device, 0.0))
+    Block::new(config.block(), 0, &mut Init::new(9, device)).map(&mut Disturb(device, 0.0))
 }
 
-/// Sequences, tokens, width, heads: several chunks of rows and columns and uneven last ones, heads of two, four and
-/// an odd number of vectors, a width that fills no plane, as many tokens as there may be.
+/// Sequences, tokens, width, heads: several chunks of rows and columns and uneven last ones, heads
+/// of two, four and an odd number of vectors, a width that fills no plane, as many tokens as there
+/// may be.
 const CASES: [(usize, usize, usize, usize); 3] = [(70, 11, 32, 4), (3, 33, 48, 3), (2, 64, 36, 3)];
 
 #[test]

@@ -11,10 +11,13 @@ mod ocl;
 
 use std::path::Path;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor};
+use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use ocl_data::{Batch, Keep};
-use ocl_model::{ConfigError, Precision, Vit, VitConfig, WeightsError};
+use ocl_model::{
+    ConfigError, NamedMapper, NamedVisitor, Precision, Vit, VitConfig, WeightsError, map_named,
+    visit_named,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::optim::{Clock, NamedGradients, Rates, WarmupCosine};
@@ -240,17 +243,17 @@ impl Learner {
     }
 
     /// Shows every parameter to a visitor, under the names that [`Learner::weights`] uses.
-    pub fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
+    pub fn visit(&self, visitor: &mut impl NamedVisitor) {
         match self {
-            Self::Ocl(learner) => learner.encoder.visit(visitor),
+            Self::Ocl(learner) => visit_named(&learner.encoder, "", visitor),
         }
     }
 
     /// The same learner with every parameter changed.
     #[must_use]
-    pub fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
+    pub fn map(self, mapper: &mut impl NamedMapper) -> Self {
         match self {
-            Self::Ocl(learner) => Self::Ocl(learner.over(|encoder| encoder.map(mapper))),
+            Self::Ocl(learner) => Self::Ocl(learner.over(|encoder| map_named(encoder, "", mapper))),
         }
     }
 

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, Param};
 use burn::tensor::Tensor;
+use ocl_model::{NamedMapper, NamedVisitor, map_named, visit_named};
 
 /// An exponential moving average of a module's weights: after each step
 /// `average <- decay average + (1 - decay) weights`. It takes no part in training.
@@ -26,10 +27,15 @@ impl<M: Module> WeightAverage<M> {
 
     /// Takes in the weights after a step.
     pub fn update(&mut self, module: &M) {
-        let mut collect = Collect::default();
-        module.visit(&mut collect);
-        let mut mix = Mix { weights: collect.weights, decay: self.decay, path: vec![] };
-        self.average = self.average.take().map(|average| average.map(&mut mix));
+        self.follow(module, self.decay);
+    }
+
+    /// `average <- decay average + (1 - decay) weights`, for a decay that changes from step to step.
+    pub fn follow(&mut self, module: &M, decay: f64) {
+        let mut weights = Weights::default();
+        visit_named(module, "", &mut weights);
+        let mut mix = Mix { weights: weights.by_name, decay };
+        self.average = self.average.take().map(|average| map_named(average, "", &mut mix));
     }
 
     /// The average.
@@ -42,38 +48,24 @@ impl<M: Module> WeightAverage<M> {
 }
 
 #[derive(Default)]
-struct Collect {
-    weights: BTreeMap<String, Tensor<1>>,
-    path: Vec<String>,
+struct Weights {
+    by_name: BTreeMap<String, Tensor<1>>,
 }
 
-impl ModuleVisitor for Collect {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.to_owned());
-    }
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.weights.insert(self.path.join("."), param.val().inner().flatten(0, D - 1));
+impl NamedVisitor for Weights {
+    fn visit<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
+        self.by_name.insert(name.to_owned(), param.val().inner().flatten(0, D - 1));
     }
 }
 
 struct Mix {
     weights: BTreeMap<String, Tensor<1>>,
     decay: f64,
-    path: Vec<String>,
 }
 
-impl ModuleMapper for Mix {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.to_owned());
-    }
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some(weights) = self.weights.remove(&self.path.join(".")) else { return param };
+impl NamedMapper for Mix {
+    fn map<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(weights) = self.weights.remove(name) else { return param };
         param.map(|average| {
             let shape = average.dims();
             let new = weights.mul_scalar(1.0 - self.decay).reshape(shape);

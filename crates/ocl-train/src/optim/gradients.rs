@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{ModuleVisitor, Param};
+use burn::module::Param;
 #[cfg(any(test, feature = "flex"))]
 use burn::tensor::TensorData;
 use burn::tensor::{DType, Gradients, Tensor};
+use ocl_model::NamedVisitor;
+#[cfg(feature = "flex")]
+use ocl_model::is_host;
 #[cfg(any(test, feature = "flex"))]
 use rayon::prelude::*;
 
@@ -23,7 +26,7 @@ impl NamedGradients {
     /// Takes the gradients of a module's parameters out of what a backward pass left; a parameter
     /// that has none is left out. `visit` shows the parameters to the visitor that it is given.
     pub fn of(gradients: Gradients, visit: impl FnOnce(&mut TakeGradients)) -> Self {
-        let mut take = TakeGradients { gradients, path: vec![], by_name: BTreeMap::new() };
+        let mut take = TakeGradients { gradients, by_name: BTreeMap::new() };
         visit(&mut take);
         Self { by_name: take.by_name }
     }
@@ -76,24 +79,16 @@ impl IntoIterator for NamedGradients {
 /// Takes the gradient of each parameter that it is shown.
 pub struct TakeGradients {
     gradients: Gradients,
-    path: Vec<String>,
     by_name: BTreeMap<String, Tensor<1>>,
 }
 
-impl ModuleVisitor for TakeGradients {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.to_owned());
-    }
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+impl NamedVisitor for TakeGradients {
+    fn visit<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
         if let Some(gradient) = param.val().grad_remove(&mut self.gradients) {
-            let name = self.path.join(".");
             // GPUs do not check: an optimiser of f32 would read other numbers as garbage.
             let found = gradient.dtype();
             assert!(found == DType::F32, "gradient of {name}: expected F32, got {found:?}");
-            self.by_name.insert(name, gradient.flatten(0, D - 1));
+            self.by_name.insert(name.to_owned(), gradient.flatten(0, D - 1));
         }
     }
 }
@@ -101,7 +96,7 @@ impl ModuleVisitor for TakeGradients {
 /// The sum of squares, `[1]`.
 pub(crate) fn squares(values: Tensor<1>) -> Tensor<1> {
     #[cfg(feature = "flex")]
-    if is_on_host(&values) {
+    if is_host(&values.device()) {
         let device = values.device();
         let values = values.into_data();
         let values = values.as_slice::<f32>().expect("gradients are f32");
@@ -147,7 +142,7 @@ pub(crate) fn band_squares(values: &[f32]) -> f64 {
 
 fn add(sum: Tensor<1>, other: Tensor<1>) -> Tensor<1> {
     #[cfg(feature = "flex")]
-    if is_on_host(&sum) {
+    if is_host(&sum.device()) {
         return add_on_host(sum, other);
     }
     sum + other
@@ -164,13 +159,6 @@ fn add_on_host(sum: Tensor<1>, other: Tensor<1>) -> Tensor<1> {
         sum.iter_mut().zip(other).for_each(|(sum, other)| *sum += other);
     });
     Tensor::from_data(TensorData::new(sum, shape), &device)
-}
-
-/// Whether a tensor's values lie in the host's memory, where slices can be worked on.
-#[cfg(feature = "flex")]
-pub(crate) fn is_on_host(tensor: &Tensor<1>) -> bool {
-    use burn::backend::DispatchDevice;
-    matches!(tensor.device().without_autodiff().as_dispatch(), DispatchDevice::Flex(_))
 }
 
 #[cfg(test)]

@@ -10,13 +10,14 @@ mod rule;
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::{Module, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
+#[cfg(feature = "flex")]
+use ocl_model::is_host;
+use ocl_model::{NamedMapper, map_named, visit_named};
 use serde::{Deserialize, Serialize};
 
 use super::gradients::NamedGradients;
-#[cfg(feature = "flex")]
-use super::gradients::is_on_host;
 use super::layer_decay::LayerDecay;
 use rule::{Factors, Moments};
 
@@ -91,8 +92,8 @@ impl AdamW {
     /// Parameters of two or more dimensions decay. The class token `[1, 1, D]` is one of them, as
     /// in the authors' program.
     pub fn step<M: Module>(&mut self, module: M, gradients: Gradients, lr: f64) -> M {
-        let gradients = NamedGradients::of(gradients, |take| module.visit(take));
-        self.step_by(gradients, lr, |update| module.map(update)).0
+        let gradients = NamedGradients::of(gradients, |take| visit_named(&module, "", take));
+        self.step_by(gradients, lr, |update| map_named(module, "", update)).0
     }
 
     /// [`AdamW::step`] with gradients that may be sums, of anything whose parameters `map` shows to
@@ -112,7 +113,7 @@ impl AdamW {
         });
         let factor = clip.as_ref().map(|(_, factor)| factor.clone());
         let squares = Squares::of(gradients.len());
-        let mut update = Update { optimizer: self, gradients, factor, lr, path: vec![], squares };
+        let mut update = Update { optimizer: self, gradients, factor, lr, squares };
         let moved = map(&mut update);
         let squares = update.squares;
         let norm = clip.map_or_else(|| squares.sum().sqrt(), |(norm, _)| norm);
@@ -211,7 +212,7 @@ fn moved(
         return gpu::move_on_gpu(f, p, g, old, &mut squares.shared);
     }
     #[cfg(feature = "flex")]
-    let (p, moments, sum) = match is_on_host(&p) {
+    let (p, moments, sum) = match is_host(&p.device()) {
         true => rule::move_on_host(f, p, g, old),
         false => rule::move_plain(f, p, g, old),
     };
@@ -228,20 +229,12 @@ pub struct Update<'a> {
     /// What clipping leaves of the gradients, `[1]`.
     factor: Option<Tensor<1>>,
     lr: f64,
-    path: Vec<String>,
     squares: Squares,
 }
 
-impl ModuleMapper for Update<'_> {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.to_owned());
-    }
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let name = self.path.join(".");
-        let Some(gradient) = self.gradients.remove(&name) else { return param };
+impl NamedMapper for Update<'_> {
+    fn map<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(gradient) = self.gradients.remove(name) else { return param };
         let gradient = match &self.factor {
             Some(factor) => gradient * factor.clone(),
             None => gradient,
@@ -251,7 +244,8 @@ impl ModuleMapper for Update<'_> {
             let shape = tensor.dims();
             let plain = tensor.inner().flatten::<1>(0, D - 1);
             let kind = (self.lr, D >= 2 || self.optimizer.decays_all);
-            let moved = self.optimizer.update(name, plain, gradient, kind, &mut self.squares);
+            let moved =
+                self.optimizer.update(name.to_owned(), plain, gradient, kind, &mut self.squares);
             let moved = Tensor::from_inner(moved.reshape(shape));
             if tracked { moved.require_grad() } else { moved }
         })

@@ -1,0 +1,19 @@
+//! The encoder: its shape, its layers, its block as plain tensor operations, and the whole.
+
+mod block;
+mod config;
+mod grid;
+mod init;
+mod layers;
+mod parts;
+mod positions;
+mod vit;
+
+pub use block::Block;
+pub use config::{BlockShape, ConfigError, ENCODER_SIZES, VitConfig};
+pub use init::Init;
+pub use layers::{LayerNorm, Linear};
+pub use positions::sincos_table;
+pub use vit::{Pooling, Vit};
+
+pub(crate) use parts::Parts;

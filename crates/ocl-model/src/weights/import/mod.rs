@@ -1,0 +1,195 @@
+//! Weights that other programs wrote: timm, MAE, DeiT, DINO, DINOv2, and the like.
+
+mod allow_list;
+mod archive;
+mod names;
+mod number;
+mod pickle;
+mod pickle_machine;
+mod shape;
+mod torch;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use burn::module::Param;
+use burn::tensor::{Device, Tensor, TensorData};
+use safetensors::SafeTensors;
+use thiserror::Error;
+
+use crate::encoder::{Linear, Pooling, Vit, VitConfig};
+use crate::weights::file::{Description, description};
+use crate::weights::hub::{self, Hints, Preprocessing};
+use crate::weights::layout::HostTensor;
+use crate::weights::state::{WeightsError, assemble};
+
+pub use archive::ArchiveError;
+pub use pickle::PickleError;
+pub use shape::ShapeError;
+pub use torch::TorchError;
+
+/// What weights do not say of themselves.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OpenOptions {
+    /// Attention heads; `None` takes what the file or its `config.json` says, else what is usual
+    /// for the width, which is 64 channels a head but for the largest encoders.
+    pub heads: Option<usize>,
+    /// Side of the images that will be encoded; `None` takes the weights' own. Learned positions
+    /// are resampled, fixed ones computed anew.
+    pub image_px: Option<usize>,
+}
+
+/// An encoder and what came with it.
+#[derive(Clone, Debug)]
+pub struct OpenedWeights {
+    /// The encoder.
+    pub vit: Vit,
+    /// How the weights want features to be pooled.
+    pub pooling: Pooling,
+    /// A classifier of pooled features, `[D]` to `[classes]`.
+    pub head: Option<Linear>,
+    /// How the images must be prepared, if the folder's `config.json` says.
+    pub preprocessing: Option<Preprocessing>,
+    /// Names of tensors that belong to no encoder: decoders, mask tokens, projection heads.
+    pub ignored: Vec<String>,
+}
+
+/// Why weights from elsewhere do not become an encoder.
+#[derive(Debug, Error)]
+pub enum ImportError {
+    /// The `.pth` file gives no tensors.
+    #[error(transparent)]
+    Torch(#[from] TorchError),
+    /// The safetensors file is damaged.
+    #[error("it is damaged, or neither safetensors nor what torch.save writes")]
+    Safetensors(#[from] safetensors::SafeTensorError),
+    /// A number type that weights do not have.
+    #[error("tensor `{0}` is {1:?}; F16, BF16, F32 and F64 are read")]
+    Type(String, safetensors::Dtype),
+    /// The tensors' shapes are those of no encoder.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
+    /// The tensors do not make an encoder.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The head does not take what the encoder gives.
+    #[error("the head is {weight:?} with {bias:?} biases; the encoder's width is {width}")]
+    Head {
+        /// Shape of the matrix.
+        weight: Vec<usize>,
+        /// Shape of the biases.
+        bias: Vec<usize>,
+        /// Width of the encoder.
+        width: usize,
+    },
+    /// The folder has no file of weights.
+    #[error("the folder has none of {}", hub::FILES.join(", "))]
+    NoFile,
+}
+
+/// Reads an encoder that any program wrote: safetensors or `.pth`, timm's names or those of MAE,
+/// DeiT, DINO and DINOv2, or a folder for timm or Hugging Face (`model.safetensors` and
+/// `config.json`). The encoder's size is inferred from the tensors' shapes.
+///
+/// Nothing in the file is executed: a `.pth` file is read as data, and refused if it asks for more.
+/// What the positions add to the class token and the registers is added to these once and for all.
+///
+/// # Errors
+/// When the file cannot be read, is damaged, or is no encoder of this form; a mismatch lists every
+/// missing, unexpected and wrong-shaped name.
+pub fn open_weights(
+    path: &Path,
+    options: &OpenOptions,
+    device: &Device,
+) -> Result<OpenedWeights, WeightsError> {
+    let io = |source| WeightsError::Io { path: path.to_owned(), source };
+    let failed = |source| WeightsError::Import { path: path.to_owned(), source: Box::new(source) };
+    let file = hub::weights_file(path);
+    if file.is_dir() {
+        return Err(failed(ImportError::NoFile));
+    }
+    let hints = hub::folder_of(&file).map(hub::hints).unwrap_or_default();
+    let mut start = [0; 9];
+    let mut open = File::open(&file).map_err(io)?;
+    // A header of safetensors is a JSON object behind its length.
+    let safe = open.read_exact(&mut start).is_ok() && start[8] == b'{';
+    if safe || file.extension().is_some_and(|extension| extension == "safetensors") {
+        let bytes = std::fs::read(&file).map_err(io)?;
+        build(safetensors(&bytes), own(&bytes), hints, options, device).map_err(failed)
+    } else {
+        let open = File::open(&file).map_err(io)?;
+        let tensors = torch::read(open).map_err(ImportError::from);
+        build(tensors, None, hints, options, device).map_err(failed)
+    }
+}
+
+fn own(bytes: &[u8]) -> Option<Description> {
+    description(bytes).ok().flatten()
+}
+
+fn safetensors(bytes: &[u8]) -> Result<Vec<(String, HostTensor)>, ImportError> {
+    use safetensors::Dtype;
+    let mut tensors = Vec::new();
+    for (name, view) in SafeTensors::deserialize(bytes)?.tensors() {
+        let kind = match view.dtype() {
+            Dtype::F16 => number::Kind::F16,
+            Dtype::BF16 => number::Kind::Bf16,
+            Dtype::F32 => number::Kind::F32,
+            Dtype::F64 => number::Kind::F64,
+            // Counters are no weights.
+            Dtype::I64 | Dtype::I32 | Dtype::U8 | Dtype::BOOL => continue,
+            other => return Err(ImportError::Type(name, other)),
+        };
+        let values = view.data().chunks_exact(kind.size());
+        let values = values.map(|bytes| number::to_f32(kind, bytes)).collect();
+        tensors.push((name, HostTensor { shape: view.shape().to_vec(), values }));
+    }
+    Ok(tensors)
+}
+
+fn build(
+    tensors: Result<Vec<(String, HostTensor)>, ImportError>,
+    own: Option<Description>,
+    hints: Hints,
+    options: &OpenOptions,
+    device: &Device,
+) -> Result<OpenedWeights, ImportError> {
+    let names::Named { encoder, head, ignored } = names::sort(tensors?);
+    let (own, more) = own.map_or((None, None), |own| (Some(own.encoder), Some(own.more)));
+    let heads = options.heads.or(hints.heads);
+    let config = match own {
+        Some(config) => VitConfig { heads: options.heads.unwrap_or(config.heads), ..config },
+        None => shape::infer(&encoder, heads)?,
+    };
+    let said = more.and_then(|more| Pooling::named(more.get(hub::POOLING_KEY)?));
+    let head = head.map(|head| linear(head, config.width, device)).transpose()?;
+    let vit = assemble(&config, encoder, device)?;
+    let vit = match options.image_px {
+        Some(image_px) => vit.resized(image_px).map_err(WeightsError::from)?,
+        None => vit,
+    };
+    Ok(OpenedWeights {
+        pooling: hints.pooling.or(said).unwrap_or_else(|| vit.usual_pooling()),
+        vit,
+        head,
+        preprocessing: hints.preprocessing,
+        ignored,
+    })
+}
+
+/// A classifier from timm's layout.
+fn linear(
+    [weight, bias]: [HostTensor; 2],
+    width: usize,
+    device: &Device,
+) -> Result<Linear, ImportError> {
+    let classes = bias.values.len();
+    if weight.shape != [classes, width] || bias.shape != [classes] {
+        return Err(ImportError::Head { weight: weight.shape, bias: bias.shape, width });
+    }
+    let weight = weight.into_ours("head.weight", 0); // [D, classes]
+    let weight = Tensor::from_data(TensorData::new(weight.values, weight.shape), device);
+    let bias = Tensor::from_data(TensorData::new(bias.values, [classes]), device);
+    Ok(Linear { weight: Param::from_tensor(weight), bias: Param::from_tensor(bias) })
+}

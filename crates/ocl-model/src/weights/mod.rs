@@ -1,0 +1,17 @@
+//! Parameters outside of the program: by name on the host, as files of ours, of timm and of others.
+
+mod expected;
+mod file;
+mod hub;
+mod import;
+mod layout;
+mod state;
+
+pub use file::{load_weights, save_weights, state_bytes, weights_from};
+pub use hub::{Preprocessing, export_folder, preprocessing_beside, weights_file};
+pub use import::{
+    ArchiveError, ImportError, OpenOptions, OpenedWeights, PickleError, ShapeError, TorchError,
+    open_weights,
+};
+pub use layout::HostTensor;
+pub use state::{WeightsError, apply_state, state_of};
