@@ -109,7 +109,7 @@ fn open(args: &EncoderArgs, data: &str) -> Result<Opened> {
 pub(crate) fn run_embed(args: &EmbedArgs) -> Result<()> {
     let device = args.encoder.common.backend.device()?;
     let Opened { vit, weights, preparation, source } = open(&args.encoder, &args.data)?;
-    let reading = preparation.reading(&[], default_encode_batch(args.encoder.common.backend));
+    let reading = preparation.reading(default_encode_batch(args.encoder.common.backend));
     let digest = WeightsRecord::of(&weights)?.sha256;
     let mut progress = Progress::stderr();
     let done =
@@ -125,7 +125,7 @@ pub(crate) fn run_embed(args: &EmbedArgs) -> Result<()> {
 pub(crate) fn run_neighbours(args: &NeighboursArgs) -> Result<()> {
     let device = args.encoder.common.backend.device()?;
     let Opened { vit, weights, preparation, source } = open(&args.encoder, &args.data)?;
-    let reading = preparation.reading(&[], default_encode_batch(args.encoder.common.backend));
+    let reading = preparation.reading(default_encode_batch(args.encoder.common.backend));
     let mut progress = Progress::stderr();
     let bank = match &args.features {
         Some(file) => read_features(file)?,

@@ -139,7 +139,10 @@ pub enum EvalError {
         #[source]
         source: std::io::Error,
     },
-    /// A recipe that cannot be used.
+    /// A recipe, or what was set over it, that cannot be used.
+    #[error(transparent)]
+    Overrides(#[from] ocl_train::RecipeError),
+    /// A file of settings that cannot be used.
     #[error("{name}: {reason}")]
     Recipe {
         /// The file, or the built-in one.

@@ -1,8 +1,7 @@
 //! A fine-tuning's state on disk: one file, whole or absent.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use ocl_model::HostTensor;
@@ -10,6 +9,7 @@ use ocl_train::AdamWState;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::error::EvalError;
+use crate::files::replace;
 
 /// What a run goes on from.
 #[derive(Debug, PartialEq)]
@@ -109,15 +109,6 @@ fn le(values: &[f32]) -> Vec<u8> {
 
 fn floats(view: &TensorView<'_>) -> Vec<f32> {
     view.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
-}
-
-/// Writes a file under another name, waits for the disk, and renames it.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), EvalError> {
-    let draft = path.with_extension("draft");
-    File::create(&draft)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(&draft, path))
-        .map_err(|source| EvalError::File { doing: "write", path: path.to_owned(), source })
 }
 
 #[cfg(test)]

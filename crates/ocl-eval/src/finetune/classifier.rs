@@ -14,8 +14,9 @@ use crate::features::Pool;
 const HEAD: u64 = 0x6668;
 const DROP: u64 = 0x6664;
 
-/// `logits = head(pool(encoder(x)))`: the class token after the encoder's norm, or the mean of the patch
-/// tokens after a norm of its own (MAE, arXiv 2111.06377, appendix A.1), which takes the encoder's place.
+/// `logits = head(pool(encoder(x)))`: the class token after the encoder's norm, or the mean of the
+/// patch tokens after a norm of its own (MAE, arXiv 2111.06377, appendix A.1), which takes the
+/// encoder's place.
 #[derive(Module, Debug)]
 pub(crate) struct Classifier {
     pub(crate) vit: Vit,
@@ -26,8 +27,8 @@ pub(crate) struct Classifier {
 }
 
 impl Classifier {
-    /// A classifier on an encoder that lies on `device`: a head of almost nothing, `Normal(0, 2e-5)` as in
-    /// MAE, so that every class begins as likely.
+    /// A classifier on an encoder that lies on `device`: a head of almost nothing, `Normal(0,
+    /// 2e-5)` as in MAE, so that every class begins as likely.
     pub(crate) fn new(
         vit: Vit,
         pool: Pool,
@@ -53,8 +54,8 @@ impl Classifier {
         Self { vit, fc_norm, head, drop_path }
     }
 
-    /// `[N, K, D]` tokens to `[N, C]` logits. With a step's number, residual branches are left out as it
-    /// says; without, none is.
+    /// `[N, K, D]` tokens to `[N, C]` logits. With a step's number, residual branches are left out
+    /// as it says; without, none is.
     pub(crate) fn logits(&self, tokens: Tensor<3>, step: Option<(u64, u64)>) -> Tensor<2> {
         let [n, k, d] = tokens.dims();
         let branches = step.map_or(vec![], |key| self.branches(n, key, &tokens.device()));
@@ -66,8 +67,9 @@ impl Classifier {
         self.head.forward(pooled.reshape([n, d])) // [N, C]
     }
 
-    /// Stochastic depth: what each branch of each block is multiplied by, `[N]`; a branch is left out with a
-    /// probability that rises evenly from 0 at the first block, and counts more where it is not.
+    /// Stochastic depth: what each branch of each block is multiplied by, `[N]`; a branch is left
+    /// out with a probability that rises evenly from 0 at the first block, and counts more where it
+    /// is not.
     fn branches(
         &self,
         n: usize,
@@ -90,8 +92,8 @@ impl Classifier {
         (0..depth).map(of_block).collect()
     }
 
-    /// Parameters on the host under timm's names; an encoder's norm that the pooling has replaced is left
-    /// out.
+    /// Parameters on the host under timm's names; an encoder's norm that the pooling has replaced
+    /// is left out.
     pub(crate) fn state(&self) -> BTreeMap<String, HostTensor> {
         let mut state = state_of(&self.vit);
         let host = |tensor: Tensor<1>| {

@@ -1,9 +1,9 @@
 //! Fine-tuning: the whole encoder learns the labels (MAE, arXiv 2111.06377, appendix A.1).
 //!
-//! One seed after the other, each in a folder of its own: augment, mix, forward, backward, AdamW with rates
-//! that fall from layer to layer. A seed that was stopped goes on from its checkpoint; every draw is a
-//! function of the seed and the step, so that it goes on as if it had not been stopped. The accuracy is that
-//! of the last epoch, not the best one's on the test images.
+//! One seed after the other, each in a folder of its own: augment, mix, forward, backward, AdamW
+//! with rates that fall from layer to layer. A seed that was stopped goes on from its checkpoint;
+//! every draw is a function of the seed and the step, so that it goes on as if it had not been
+//! stopped. The accuracy is that of the last epoch, not the best one's on the test images.
 
 mod augment;
 mod batches;
@@ -24,19 +24,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 pub use plan::FinetunePlan;
-pub use recipe::{
-    AugmentRecipe, ClassifierRecipe, FinetuneOptim, FinetuneRecipe, FinetuneTrain, MixRecipe,
-};
+pub use recipe::FinetuneRecipe;
 
-pub(crate) use checkpoint::replace;
-
-use crate::digest::WeightsRecord;
 use crate::error::EvalError;
-use crate::labelled::Labelled;
-use crate::metrics::Accuracy;
+use crate::features::Labelled;
+use crate::features::WeightsRecord;
+use crate::heads::Accuracy;
 use crate::progress::Progress;
 use crate::protocols::Score;
-use crate::results::{ResultRecord, commit};
+use crate::report::{ResultRecord, commit};
 
 /// What a seed came to, as its folder keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,11 +43,12 @@ pub(crate) struct SeedResult {
     pub(crate) secs: f64,
 }
 
-/// Trains what is left of a plan in its folder, and says what all seeds came to; `None` when `stop` was set
-/// before the end, after a checkpoint.
+/// Trains what is left of a plan in its folder, and says what all seeds came to; `None` when `stop`
+/// was set before the end, after a checkpoint.
 ///
 /// # Errors
-/// When data or weights cannot be read, the loss stops being finite, or the disk or the device fails.
+/// When data or weights cannot be read, the loss stops being finite, or the disk or the device
+/// fails.
 pub fn finetune(
     plan: &FinetunePlan,
     folder: &Path,

@@ -6,10 +6,10 @@ use ocl_data::{Normalisation, SourceKind};
 use ocl_model::VitConfig;
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::replace;
 use super::recipe::FinetuneRecipe;
 use crate::error::EvalError;
-use crate::subject::Preparation;
+use crate::features::{Preparation, geometry};
+use crate::files::replace;
 
 /// A fine-tuning with every value resolved; going on needs nothing else.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,7 +68,7 @@ impl FinetunePlan {
             resize_ratio: self.resize_ratio,
             workers,
             max_bad_share: self.max_bad_share,
-            geometry: crate::subject::geometry(&self.model),
+            geometry: geometry(&self.model),
         }
     }
 

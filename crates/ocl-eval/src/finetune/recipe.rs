@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::EvalError;
 use crate::features::Pool;
-use crate::recipe::load_toml;
+use crate::files::read_text;
+use crate::settings::with_overrides;
 
 /// Recipes that come with the program, by name.
 const BUILT_IN: [(&str, &str); 4] = [
@@ -117,14 +118,14 @@ impl FinetuneRecipe {
     /// Reads a built-in recipe or a file, then `overrides` (`section.key=value`).
     ///
     /// # Errors
-    /// [`EvalError::Recipe`] naming the file, the key or the override; [`EvalError::Setting`] for a value
-    /// that cannot work.
+    /// [`EvalError::Recipe`] naming the file, the key or the override; [`EvalError::Setting`] for a
+    /// value that cannot work.
     pub fn load(name: &str, overrides: &[String]) -> Result<Self, EvalError> {
         let built_in = BUILT_IN.iter().find(|(known, _)| *known == name);
         let path = std::path::Path::new(name);
         let recipe: Self = match built_in {
-            Some((_, text)) => load_toml(None, text, overrides)?,
-            None if path.exists() => load_toml(Some(path), "", overrides)?,
+            Some((_, text)) => with_overrides(name, text, overrides)?,
+            None if path.exists() => with_overrides(name, &read_text(path)?, overrides)?,
             None => {
                 let known = BUILT_IN.map(|(name, _)| name).join(", ");
                 let reason =
@@ -204,7 +205,7 @@ mod tests {
             FinetuneRecipe::load(name, &[pair.to_owned()]).unwrap_err().to_string()
         };
         assert!(text("smal", "train.batch=2").contains("built in are small, vit-b"));
-        assert!(text("small", "train.bach=2").contains("there is no key `bach`"));
+        assert!(text("small", "train.bach=2").contains("did you mean `train.batch`?"));
         assert!(text("small", "model.drop_path=1").starts_with("model.drop_path"));
         assert!(text("small", "optim.warmup_epochs=1e9").starts_with("optim.warmup_epochs"));
     }

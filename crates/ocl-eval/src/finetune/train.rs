@@ -15,15 +15,14 @@ use serde_json::json;
 
 use super::augment::Augment;
 use super::batches::{Batches, Maker, TrainBatch};
-use super::checkpoint::{Checkpoint, replace, save_weights};
+use super::checkpoint::{Checkpoint, save_weights};
 use super::classifier::Classifier;
 use super::{FinetunePlan, SeedResult};
 use crate::error::EvalError;
-use crate::features::tokens;
-use crate::labelled::Labelled;
-use crate::metrics::{Accuracy, Tally};
+use crate::features::{Labelled, default_encode_batch_of, geometry, tokens};
+use crate::files::replace;
+use crate::heads::{Accuracy, Tally};
 use crate::progress::Progress;
-use crate::subject::{default_encode_batch_of, geometry};
 
 /// A training under way.
 struct Run<'a> {
@@ -231,7 +230,7 @@ impl<'a> Run<'a> {
         let classifier = Classifier::new(vit, pool, data.classes(), 0.0, 0, device);
         let classifier = classifier.with_state(self.classifier.state())?;
         let preparation = self.plan.preparation(workers);
-        let config = preparation.reading(&[], default_encode_batch_of(device));
+        let config = preparation.reading(default_encode_batch_of(device));
         let loader = LoaderConfig {
             batch: config.batch,
             workers,

@@ -3,10 +3,9 @@
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Measured, Score};
+use super::measured::{Measured, Score};
 use crate::features::Features;
-use crate::matrix::{Matrix, Standard, Threads, product, unit_rows};
-use crate::metrics::Tally;
+use crate::heads::{Matrix, Standard, Tally, Threads, product, unit_rows};
 
 /// `[centroid]`: settings of the nearest class mean.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,7 +22,7 @@ pub struct CentroidConfig {
 ///
 /// # Panics
 /// If the widths of `train` and `test` differ, or a label is not below `classes`.
-pub fn centroid(
+pub(super) fn centroid(
     train: &Features,
     test: &Features,
     classes: usize,

@@ -1,17 +1,17 @@
 //! Clustering: k-means on unit features, its clusters against the labels.
 //!
-//! k-means is ours: a product of matrices and a mean, on the `gemm` that is there already. The crate at
-//! hand for it, `linfa-clustering`, brings a second linear algebra, a second random generator and no
-//! measure of agreement with labels.
+//! k-means is ours: a product of matrices and a mean, on the `gemm` that is there already. The
+//! crate at hand for it, `linfa-clustering`, brings a second linear algebra, a second random
+//! generator and no measure of agreement with labels.
 
 use ocl_data::Draws;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Measured, Score};
+use super::measured::{Measured, Score};
 use crate::error::EvalError;
 use crate::features::Features;
-use crate::matrix::{Matrix, Threads, product, unit_rows};
+use crate::heads::{Matrix, Threads, product, unit_rows};
 use crate::progress::Progress;
 
 /// `[clustering]`: settings of k-means.
@@ -47,7 +47,7 @@ const PURPOSE: u64 = 0x6b6d;
 
 /// k-means (Lloyd, begun by k-means++) of unit features into as many clusters as there are classes,
 /// against the labels: normalised mutual information (arithmetic mean) and adjusted Rand index.
-pub fn clustering(
+pub(super) fn clustering(
     features: &Features,
     classes: usize,
     config: &ClusteringConfig,
@@ -131,8 +131,8 @@ fn lloyd(x: &[f32], width: usize, k: usize, rounds: usize, draws: &mut Draws) ->
     (inertia, assigned)
 }
 
-/// Centres drawn one after the other, each with a probability in proportion to the squared distance from
-/// the nearest so far (Arthur and Vassilvitskii, 2007).
+/// Centres drawn one after the other, each with a probability in proportion to the squared distance
+/// from the nearest so far (Arthur and Vassilvitskii, 2007).
 fn plus_plus(x: &[f32], width: usize, k: usize, draws: &mut Draws) -> Vec<f32> {
     let rows = x.len() / width;
     let row = |i: usize| &x[i * width..][..width];
@@ -203,19 +203,17 @@ impl Contingency {
     }
 }
 
-/// Normalised mutual information of two labellings, in `0..=1`.
-pub fn normalised_information(a: &[u32], b: &[u32]) -> f64 {
-    Contingency::of(a, b).information()
-}
-
-/// Adjusted Rand index of two labellings: 1 for equal ones, 0 on average by chance.
-pub fn adjusted_rand(a: &[u32], b: &[u32]) -> f64 {
-    Contingency::of(a, b).rand()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn normalised_information(a: &[u32], b: &[u32]) -> f64 {
+        Contingency::of(a, b).information()
+    }
+
+    fn adjusted_rand(a: &[u32], b: &[u32]) -> f64 {
+        Contingency::of(a, b).rand()
+    }
 
     #[test]
     fn agreement_is_scikit_learns() {

@@ -4,12 +4,10 @@ use ocl_data::Draws;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Measured, Score};
+use super::measured::{Measured, Score};
 use crate::error::EvalError;
 use crate::features::Features;
-use crate::logistic::Logistic;
-use crate::matrix::Standard;
-use crate::metrics::Tally;
+use crate::heads::{Logistic, Standard, Tally};
 use crate::progress::Progress;
 
 /// `[few-shot]`: settings of the few-label protocol.
@@ -52,12 +50,12 @@ impl FewShotConfig {
 /// The stream of draws of this protocol; above `ocl-data`'s own.
 const PURPOSE: u64 = 0x6673;
 
-/// Fits a logistic regression (L2 penalty, as in MSN's low-shot protocol, arXiv 2204.07141) on a few labelled
-/// images of each class, drawn by each seed, and measures it on all of `test`.
+/// Fits a logistic regression (L2 penalty, as in MSN's low-shot protocol, arXiv 2204.07141) on a
+/// few labelled images of each class, drawn by each seed, and measures it on all of `test`.
 ///
-/// Features are standardised by all training images, which takes no label. A class with fewer images
-/// than asked for gives all it has.
-pub fn few_shot(
+/// Features are standardised by all training images, which takes no label. A class with fewer
+/// images than asked for gives all it has.
+pub(super) fn few_shot(
     train: &Features,
     test: &Features,
     classes: usize,

@@ -4,19 +4,19 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Measured, Score};
+use super::measured::{Measured, Score};
+use super::nearest::{Neighbour, nearest};
 use crate::error::EvalError;
 use crate::features::Features;
-use crate::metrics::{Tally, rank_of};
-use crate::nearest::{Neighbour, nearest};
+use crate::heads::{Tally, rank_of};
 use crate::progress::Progress;
 
 /// `[knn]`: settings of weighted k-NN.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KnnConfig {
-    /// Neighbours that vote, each a figure of its own; all of the bank if it is smaller. The first is
-    /// the headline.
+    /// Neighbours that vote, each a figure of its own; all of the bank if it is smaller. The first
+    /// is the headline.
     pub k: Vec<usize>,
     /// `T` of a vote's weight `exp(similarity / T)`.
     pub temperature: f64,
@@ -39,8 +39,8 @@ impl KnnConfig {
     }
 }
 
-/// Classifies each query by the votes of its `k` nearest bank features, each weighing `exp(cosine/T)`,
-/// for each `k` of the settings.
+/// Classifies each query by the votes of its `k` nearest bank features, each weighing
+/// `exp(cosine/T)`, for each `k` of the settings.
 ///
 /// Top-5 asks for votes: a label that no neighbour has is wrong.
 ///

@@ -1,22 +1,20 @@
 //! The linear probe on cached features: many heads at once, the best chosen on held-out data.
 //!
-//! Each image's centre view is encoded once. A linear layer on frozen features is a convex problem of
-//! a few thousand numbers; what differs from one set of features to another is the learning rate and the
-//! decay that suit it. So a head for each pair of them is trained in the same steps, all as one wide
-//! product (as DINOv2 does, arXiv 2304.07193, section 7.1), the best is chosen on held-out training
-//! images, and trained again on all of them.
+//! Each image's centre view is encoded once. A linear layer on frozen features is a convex problem
+//! of a few thousand numbers; what differs from one set of features to another is the learning rate
+//! and the decay that suit it. So a head for each pair of them is trained in the same steps, all as
+//! one wide product (as DINOv2 does, arXiv 2304.07193, section 7.1), the best is chosen on held-out
+//! training images, and trained again on all of them.
 
 use burn::tensor::Device;
 use ocl_data::Draws;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Measured, Score};
+use super::measured::{Measured, Score};
 use crate::error::EvalError;
 use crate::features::Features;
-use crate::heads::{Heads, Training};
-use crate::matrix::Standard;
-use crate::metrics::Accuracy;
+use crate::heads::{Accuracy, Heads, Standard, Training};
 use crate::progress::Progress;
 
 /// `[linear]`: settings of the cached linear probe.
@@ -81,7 +79,8 @@ impl CachedConfig {
 /// Streams of draws of this protocol; above `ocl-data`'s own.
 const HELD_OUT: u64 = 0x6c68;
 
-/// Sweeps rates and decays on held-out training features, trains the best on all, measures it on `test`.
+/// Sweeps rates and decays on held-out training features, trains the best on all, measures it on
+/// `test`.
 ///
 /// # Errors
 /// When a setting cannot work, no head's loss stays finite, or the device fails.
@@ -178,7 +177,8 @@ impl CachedProbe {
     }
 }
 
-/// Rows to fit on and rows held out, the same share of each class; a class's only image is fitted on.
+/// Rows to fit on and rows held out, the same share of each class; a class's only image is fitted
+/// on.
 fn hold_out(labels: &[u32], classes: usize, share: f64, seed: u64) -> (Vec<u32>, Vec<u32>) {
     let mut of_class = vec![Vec::new(); classes];
     labels.iter().enumerate().for_each(|(row, label)| of_class[*label as usize].push(row as u32));
@@ -210,8 +210,8 @@ mod tests {
         }
     }
 
-    /// `n` samples of 3 classes along an axis each, with a little spread; `name` says which class is
-    /// called what.
+    /// `n` samples of 3 classes along an axis each, with a little spread; `name` says which class
+    /// is called what.
     fn toy(n: usize, name: [u32; 3]) -> Features {
         let rows = (0..n).flat_map(|i| {
             let wave = move |k: usize| 0.3 * ((i * (k + 3)) as f32 * 0.7).sin();

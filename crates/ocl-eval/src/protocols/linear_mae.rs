@@ -1,8 +1,8 @@
-//! The linear probe as MAE runs it (arXiv 2111.06377, appendix A, table 10): every epoch sees other random
-//! crops, so that every epoch runs the encoder; batch norm without scale and shift; LARS.
+//! The linear probe as MAE runs it (arXiv 2111.06377, appendix A, table 10): every epoch sees other
+//! random crops, so that every epoch runs the encoder; batch norm without scale and shift; LARS.
 //!
-//! One thing differs from MAE's program: the accuracy is the last epoch's, not the best one's on the test
-//! images.
+//! One thing differs from MAE's program: the accuracy is the last epoch's, not the best one's on
+//! the test images.
 
 use std::sync::Arc;
 
@@ -12,14 +12,11 @@ use ocl_train::WarmupCosine;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Measured, Score};
+use super::measured::{Measured, Score};
 use crate::error::EvalError;
-use crate::features::{Features, append_features};
-use crate::head::{BatchNorm, Head};
-use crate::lars::Lars;
-use crate::metrics::{Accuracy, Tally};
+use crate::features::{Features, Material, append_features};
+use crate::heads::{Accuracy, BatchNorm, Head, Lars, Tally};
 use crate::progress::Progress;
-use crate::subject::Material;
 
 /// `[linear-mae]`: settings of MAE's linear probe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,11 +51,12 @@ pub struct MaeConfig {
     pub flip: f64,
 }
 
-/// Batch for `images` training images: MAE's 16,384, at most a 64th of the data, at least 64; a power
-/// of two.
+/// Batch for `images` training images: MAE's 16,384, at most a 64th of the data, at least 64; a
+/// power of two.
 ///
-/// MAE's batch makes 78 steps an epoch of ImageNet's 1.28 million images; a 64th keeps about as many.
-pub fn default_batch(images: usize) -> usize {
+/// MAE's batch makes 78 steps an epoch of ImageNet's 1.28 million images; a 64th keeps about as
+/// many.
+pub(super) fn default_batch(images: usize) -> usize {
     let wanted = (images / 64).clamp(64, 16_384);
     (1 << wanted.ilog2()).min(images)
 }
@@ -72,10 +70,10 @@ impl MaeConfig {
 
     /// The peak learning rate for `images` training images.
     ///
-    /// LARS moves the weight by a set share of its length each step, so how far it comes depends on the
-    /// sum of the rates. By MAE's rule that sum is in proportion to the data: on 60,000 images the weight
-    /// stops a twentieth of the way, and the probe says more about itself than about the features. A peak
-    /// of at least 3.2 (MAE's on ImageNet is 6.4) mends that.
+    /// LARS moves the weight by a set share of its length each step, so how far it comes depends on
+    /// the sum of the rates. By MAE's rule that sum is in proportion to the data: on 60,000 images
+    /// the weight stops a twentieth of the way, and the probe says more about itself than about the
+    /// features. A peak of at least 3.2 (MAE's on ImageNet is 6.4) mends that.
     pub fn peak_lr(&self, images: usize) -> f64 {
         (self.base_lr * self.batch_for(images) as f64 / 256.0).max(self.least_peak_lr)
     }
@@ -112,12 +110,13 @@ impl MaeConfig {
 
 /// Trains the head on augmented images of the training split, measures it on the test features.
 ///
-/// Initial weights, order and crops follow from each seed. The last, partial batch of an epoch is left
-/// out, as in MAE.
+/// Initial weights, order and crops follow from each seed. The last, partial batch of an epoch is
+/// left out, as in MAE.
 ///
 /// # Errors
-/// When a setting cannot work, the loss stops being finite, images cannot be read or the device fails.
-pub fn linear_mae(
+/// When a setting cannot work, the loss stops being finite, images cannot be read or the device
+/// fails.
+pub(super) fn linear_mae(
     material: &Material<'_>,
     config: &MaeConfig,
     seeds: &[u64],
@@ -230,7 +229,7 @@ fn test_accuracy(head: &Head, test: &Features, device: &Device) -> Result<Accura
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recipe::EvalRecipe;
+    use crate::protocols::EvalRecipe;
 
     fn config() -> MaeConfig {
         EvalRecipe::load(None, &[]).unwrap().linear_mae

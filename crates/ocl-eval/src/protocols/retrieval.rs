@@ -4,10 +4,10 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Measured, Score};
+use super::measured::{Measured, Score};
 use crate::error::EvalError;
 use crate::features::Features;
-use crate::matrix::{Matrix, Threads, product, unit_rows};
+use crate::heads::{Matrix, Threads, product, unit_rows};
 use crate::progress::Progress;
 
 /// `[retrieval]`: settings of retrieval.
@@ -42,12 +42,12 @@ struct Found {
     average_precision: f64,
 }
 
-/// Ranks all other features by cosine for each feature, leaving itself out (the convention of metric
-/// learning, arXiv 1511.06452): recall at K is the share of queries with one of their class among the
-/// first K, mAP the mean of average precision over the whole ranking.
+/// Ranks all other features by cosine for each feature, leaving itself out (the convention of
+/// metric learning, arXiv 1511.06452): recall at K is the share of queries with one of their class
+/// among the first K, mAP the mean of average precision over the whole ranking.
 ///
 /// A query whose class has no other image is left out; of equals one of another class comes first.
-pub fn retrieval(
+pub(super) fn retrieval(
     features: &Features,
     config: &RetrievalConfig,
     progress: &mut Progress,
@@ -86,8 +86,8 @@ pub fn retrieval(
     Measured { constants, scores, seeds: vec![] }
 }
 
-/// Ranks of the query's class without sorting the rest: the few of the class are sorted, each of the
-/// others is counted between two of them.
+/// Ranks of the query's class without sorting the rest: the few of the class are sorted, each of
+/// the others is counted between two of them.
 fn rank(cosines: &[f32], labels: &[u32], query: usize) -> Option<Found> {
     let own = labels[query];
     let mut same: Vec<f32> = (0..labels.len())

@@ -5,14 +5,12 @@ use ocl_data::{Batch, EvalView, Geometry, RgbImage, Split, centre_crop, patchify
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::linear_cached::CachedProbe;
-use super::{Measured, Score};
-use crate::corruptions::{Corruption, kept};
+use super::corruptions::{Corruption, kept};
+use super::linear_cached::{CachedConfig, CachedProbe};
+use super::measured::{Measured, Score};
 use crate::error::EvalError;
-use crate::features::{Features, append_features};
+use crate::features::{Features, Material, Subject, append_features};
 use crate::progress::Progress;
-use crate::recipe::EvalRecipe;
-use crate::subject::{Material, Subject};
 
 /// `[robustness]`: strengths of each damage, least first.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,8 +18,8 @@ use crate::subject::{Material, Subject};
 pub struct RobustnessConfig {
     /// Standard deviations of Gaussian noise, of values in 0..1.
     pub noise: Vec<f64>,
-    /// Standard deviations of a Gaussian blur in pixels of a crop of 224 px; smaller crops are blurred in
-    /// proportion.
+    /// Standard deviations of a Gaussian blur in pixels of a crop of 224 px; smaller crops are
+    /// blurred in proportion.
     pub blur_px: Vec<f64>,
     /// What is left of the contrast.
     pub contrast: Vec<f64>,
@@ -73,17 +71,19 @@ impl RobustnessConfig {
     }
 }
 
-/// Trains the cached probe (seed 0) on clean training images and measures it on the test images under each
-/// damage. Noise, blur, contrast and JPEG have the strengths of ImageNet-C (arXiv 1903.12261); occlusion is
-/// this method's own question: patches painted over, as in the world, or not shown, as in its training.
+/// Trains the cached probe (seed 0) on clean training images and measures it on the test images
+/// under each damage. Noise, blur, contrast and JPEG have the strengths of ImageNet-C (arXiv
+/// 1903.12261); occlusion is this method's own question: patches painted over, as in the world, or
+/// not shown, as in its training.
 ///
 /// The headline is the mean over the kinds of damage of the mean over their strengths.
 ///
 /// # Errors
 /// When images cannot be read or the device fails; raw pixels cannot be measured so.
-pub fn robustness(
+pub(super) fn robustness(
     material: &Material<'_>,
-    recipe: &EvalRecipe,
+    damages: &RobustnessConfig,
+    config: &CachedConfig,
     device: &Device,
     progress: &mut Progress,
 ) -> Result<Measured, EvalError> {
@@ -93,13 +93,11 @@ pub fn robustness(
     }
     let (train, test) = (&material.splits.train, &material.splits.test);
     let classes = material.data.classes();
-    let probe = CachedProbe::fit(train, classes, &recipe.linear, 0, device, progress)?;
+    let probe = CachedProbe::fit(train, classes, config, 0, device, progress)?;
     let clean = probe.accuracy(test)?.top1;
     let mut kinds: Vec<(&str, Vec<f64>)> = Vec::new();
     let mut scores = vec![Score::new("clean top-1", vec![clean])];
-    for (kind, strength, corruption) in
-        recipe.robustness.all(material.reading.view.geometry.image_px)
-    {
+    for (kind, strength, corruption) in damages.all(material.reading.view.geometry.image_px) {
         progress.line(|| format!("robustness: {kind} {strength}"));
         let damaged = damaged(material, corruption, device)?;
         let top1 = probe.accuracy(&damaged)?.top1;
@@ -112,8 +110,8 @@ pub fn robustness(
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
     let means: Vec<f64> = kinds.iter().map(|(_, values)| mean(values)).collect();
     scores.insert(0, Score::new("mean over damages top-1", vec![mean(&means)]));
-    let mut constants = serde_json::to_value(&recipe.robustness).expect("settings are plain data");
-    constants["probe"] = serde_json::to_value(&recipe.linear).expect("settings are plain data");
+    let mut constants = serde_json::to_value(damages).expect("settings are plain data");
+    constants["probe"] = serde_json::to_value(config).expect("settings are plain data");
     Ok(Measured { constants, scores, seeds: vec![0] })
 }
 

@@ -9,13 +9,12 @@ use ocl_data::{Source, SourceKind, Split};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::linear_cached::CachedProbe;
-use super::{Measured, Score};
+use super::linear_cached::{CachedConfig, CachedProbe};
+use super::measured::{Measured, Score};
 use crate::error::EvalError;
-use crate::features::extract;
+use crate::features::{Material, extract};
 use crate::progress::Progress;
-use crate::recipe::{EvalRecipe, load_toml};
-use crate::subject::Material;
+use crate::settings::read_toml;
 
 /// A mapping file: `[[set]]` for each folder.
 #[derive(Debug, Deserialize)]
@@ -41,11 +40,12 @@ pub struct ShiftedSet {
     /// Class folders are named by the number of the class, as ImageNet-V2's are.
     #[serde(default)]
     pub by_number: bool,
-    /// Training class of each class folder; a folder that is not named has the training class's own name.
+    /// Training class of each class folder; a folder that is not named has the training class's own
+    /// name.
     #[serde(default)]
     pub classes: BTreeMap<String, String>,
-    /// For corruptions: a reference model's mean error over severities, which mCE divides by. ImageNet-C's
-    /// are AlexNet's (arXiv 1903.12261, table 1).
+    /// For corruptions: a reference model's mean error over severities, which mCE divides by.
+    /// ImageNet-C's are AlexNet's (arXiv 1903.12261, table 1).
     #[serde(default)]
     pub reference_errors: BTreeMap<String, f64>,
 }
@@ -56,7 +56,7 @@ impl ShiftedSet {
     /// # Errors
     /// [`EvalError::Recipe`].
     pub fn load(file: &Path) -> Result<Vec<Self>, EvalError> {
-        let Mapping { mut set } = load_toml(Some(file), "", &[])?;
+        let Mapping { mut set } = read_toml(file)?;
         let folder = file.parent().unwrap_or(Path::new("."));
         set.iter_mut().for_each(|set| set.path = folder.join(&set.path));
         Ok(set)
@@ -87,22 +87,23 @@ impl ShiftedSet {
 
 /// Trains the cached probe (seed 0) on the training images and measures it on each set.
 ///
-/// For a set with corruptions, mCE is the mean over them of the error relative to the reference model's
-/// (arXiv 1903.12261, section 4.1), both averaged over severities.
+/// For a set with corruptions, mCE is the mean over them of the error relative to the reference
+/// model's (arXiv 1903.12261, section 4.1), both averaged over severities.
 ///
 /// # Errors
 /// When a folder cannot be read, a class is unknown, or the device fails.
-pub fn shifted(
+pub(super) fn shifted(
     material: &Material<'_>,
-    recipe: &EvalRecipe,
+    sets: &[ShiftedSet],
+    config: &CachedConfig,
     device: &Device,
     progress: &mut Progress,
 ) -> Result<Measured, EvalError> {
     let classes = material.data.classes();
     let train = &material.splits.train;
-    let probe = CachedProbe::fit(train, classes, &recipe.linear, 0, device, progress)?;
+    let probe = CachedProbe::fit(train, classes, config, 0, device, progress)?;
     let mut scores = Vec::new();
-    for set in &recipe.shifted {
+    for set in sets {
         let name = &set.name;
         if !set.corruptions {
             let top1 = top1(material, &probe, set, &set.path, device, progress)?;
@@ -130,7 +131,7 @@ pub fn shifted(
             scores.push(Score::new(format!("{name} mCE"), vec![mean(&relative)]));
         }
     }
-    let constants = json!({ "sets": recipe.shifted, "probe": recipe.linear });
+    let constants = json!({ "sets": sets, "probe": config });
     Ok(Measured { constants, scores, seeds: vec![0] })
 }
 
@@ -204,7 +205,8 @@ mod tests {
         assert_eq!(mapped.labels(&names(&["hound"]), &known).unwrap(), [1]);
         let numbered = set("by_number = true\n");
         assert_eq!(numbered.labels(&names(&["1", "2"]), &known).unwrap(), [1, 2]);
-        assert!(numbered.labels(&names(&["3"]), &known).is_err());
+        let error = numbered.labels(&names(&["3"]), &known).unwrap_err().to_string();
+        assert!(error.contains("`3` is no number of 3 classes"), "{error}");
         let error = set("").labels(&names(&["yak"]), &known).unwrap_err().to_string();
         assert!(error.contains("`yak`") && error.contains("[set.classes]"), "{error}");
     }

@@ -32,12 +32,12 @@ impl WeightsRecord {
     }
 }
 
-/// The first 16 hexadecimal digits of a SHA-256 over what a split holds: for each image its label and its
-/// file's name and length; for sets that lie in memory, its label and pixels.
+/// The first 16 hexadecimal digits of a SHA-256 over what a split holds: for each image its label
+/// and its file's name and length; for sets that lie in memory, its label and pixels.
 ///
-/// It tells data sets and versions of them apart for the price of listing them; an image file altered
-/// without changing its length is not seen.
-pub fn digest_of(source: &Source) -> String {
+/// It tells data sets and versions of them apart for the price of listing them; an image file
+/// altered without changing its length is not seen.
+pub(super) fn digest_of(source: &Source) -> String {
     let mut hasher = Sha256::new();
     let labels = source.labels().unwrap_or_default();
     for index in 0..source.len() {
@@ -79,7 +79,8 @@ mod tests {
         std::fs::write(&path, "abc").unwrap();
         let record = WeightsRecord::of(&path).unwrap();
         assert!(record.sha256.starts_with("ba7816bf8f01cfea"), "{}", record.sha256);
-        assert!(WeightsRecord::of(&folder.path().join("none")).is_err());
+        let error = WeightsRecord::of(&folder.path().join("none")).unwrap_err().to_string();
+        assert!(error.starts_with("cannot read") && error.ends_with("none"), "{error}");
     }
 
     #[test]

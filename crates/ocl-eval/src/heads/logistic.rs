@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::matrix::{Matrix, Threads, product};
+use super::matrix::{Matrix, Threads, product};
 
 /// Pairs of steps and gradient changes that L-BFGS remembers.
 const MEMORY: usize = 10;
@@ -26,8 +26,9 @@ struct Problem<'a> {
 }
 
 impl Logistic {
-    /// Minimises `mean cross entropy + |W|^2 / (2 C N)`, as scikit-learn's `LogisticRegression(C)` does; the
-    /// bias is free. Ends after `steps` steps, or when no entry of the gradient is above `1e-5`.
+    /// Minimises `mean cross entropy + |W|^2 / (2 C N)`, as scikit-learn's `LogisticRegression(C)`
+    /// does; the bias is free. Ends after `steps` steps, or when no entry of the gradient is above
+    /// `1e-5`.
     ///
     /// # Shapes
     /// `x` `[N, F]`, `labels` `[N]` in `0..classes`.
@@ -152,8 +153,8 @@ fn logits(x: &[f32], features: usize, weights: &[f32]) -> Vec<f32> {
     out
 }
 
-/// The two-loop recursion (Nocedal and Wright, algorithm 7.4): minus the gradient, times what the pairs say
-/// of the inverse Hessian.
+/// The two-loop recursion (Nocedal and Wright, algorithm 7.4): minus the gradient, times what the
+/// pairs say of the inverse Hessian.
 fn descent(gradient: &[f32], pairs: &VecDeque<(Vec<f32>, Vec<f32>, f64)>) -> Vec<f32> {
     let mut q: Vec<f32> = gradient.iter().map(|g| -g).collect();
     let mut shares = Vec::with_capacity(pairs.len());

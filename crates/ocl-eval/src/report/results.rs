@@ -9,14 +9,10 @@ use burn::tensor::Device;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::digest::WeightsRecord;
 use crate::error::EvalError;
-use crate::features::Pool;
-use crate::labelled::DataRecord;
+use crate::features::{DataRecord, Material, Pool, Subject, WeightsRecord};
 use crate::progress::Progress;
-use crate::protocols::{Measured, Protocol, Score};
-use crate::recipe::EvalRecipe;
-use crate::subject::{Material, Subject};
+use crate::protocols::{EvalRecipe, Measured, Protocol, Score};
 
 /// One measurement and everything it depends on.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -139,8 +135,8 @@ pub fn results_file(folder: &Path) -> PathBuf {
     folder.join("results.jsonl")
 }
 
-/// Makes the folder if it is not there and sees whether results can be kept in it: before hours are spent on
-/// them.
+/// Makes the folder if it is not there and sees whether results can be kept in it: before hours are
+/// spent on them.
 ///
 /// # Errors
 /// [`EvalError::File`].
@@ -153,8 +149,8 @@ pub fn prepare_results(folder: &Path) -> Result<(), EvalError> {
     append_results(folder, &[])
 }
 
-/// Appends each record as a line, all in one write: a reader never sees half a line, and lines of two
-/// evaluations at once do not mix.
+/// Appends each record as a line, all in one write: a reader never sees half a line, and lines of
+/// two evaluations at once do not mix.
 ///
 /// # Errors
 /// [`EvalError::File`].

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Share of samples whose label is the best class, and among the best five; both in `0..=1`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Accuracy {
+pub(crate) struct Accuracy {
     /// Share of labels that score highest.
     pub top1: f64,
     /// Share of labels among the five highest; 1 with five classes or fewer.
@@ -48,7 +48,7 @@ impl Tally {
 ///
 /// # Panics
 /// If `label` is not a class of `scores`.
-pub fn rank_of<T: PartialOrd + Copy>(scores: &[T], label: u32) -> usize {
+pub(crate) fn rank_of<T: PartialOrd + Copy>(scores: &[T], label: u32) -> usize {
     let label = label as usize;
     let own = scores[label];
     let loses = |(class, &score): (usize, &T)| score < own || (score == own && class > label);
@@ -60,7 +60,7 @@ pub fn rank_of<T: PartialOrd + Copy>(scores: &[T], label: u32) -> usize {
 }
 
 /// Mean and sample standard deviation (`n - 1`); the deviation of one value is 0.
-pub fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
+pub(crate) fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n.max(1.0);
     let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();

@@ -4,15 +4,16 @@ use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax};
 use ocl_data::Draws;
 use ocl_train::WarmupCosine;
 
+use super::metrics::Tally;
 use crate::error::EvalError;
 use crate::features::Features;
-use crate::metrics::Tally;
 use crate::progress::Progress;
 
 /// The stream of draws of the order; above `ocl-data`'s own.
 const ORDER: u64 = 0x6c6f;
 
-/// How heads are trained: by SGD with Nesterov momentum and rates that fall to zero by half a cosine.
+/// How heads are trained: by SGD with Nesterov momentum and rates that fall to zero by half a
+/// cosine.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Training {
     pub(crate) epochs: usize,

@@ -11,10 +11,12 @@ use ocl_data::{Batch, Loader, LoaderConfig, Order, Source, Split, View};
 use ocl_model::Vit;
 use serde_json::json;
 
+use super::digest::digest_of;
+use super::extract::{ExtractConfig, Extractor, append_features, tokens};
+use super::feature_file::{Format, write_names};
+use super::pool::Pool;
 use crate::error::EvalError;
-use crate::feature_file::{Format, write_names};
-use crate::features::{ExtractConfig, Extractor, Pool, append_features, tokens};
-use crate::finetune::replace;
+use crate::files::replace;
 use crate::progress::Progress;
 
 /// What is kept of each image.
@@ -73,12 +75,13 @@ impl Embedding {
     }
 }
 
-/// Writes the features of every image of `source`, in its order, to `out` (`.npy` or `.safetensors`, by its
-/// name) and the images' names and labels to `OUT.names.jsonl`; row `i` is image `i`. An image that cannot be
-/// read has NaN.
+/// Writes the features of every image of `source`, in its order, to `out` (`.npy` or
+/// `.safetensors`, by its name) and the images' names and labels to `OUT.names.jsonl`; row `i` is
+/// image `i`. An image that cannot be read has NaN.
 ///
-/// What is written goes to `OUT.part` first. If that is there, of the same images, weights (`weights` names
-/// them) and shape, writing goes on where it stopped. Returns the images that were there already.
+/// What is written goes to `OUT.part` first. If that is there, of the same images, weights
+/// (`weights` names them) and shape, writing goes on where it stopped. Returns the images that were
+/// there already.
 ///
 /// # Errors
 /// When images cannot be read, a feature is not finite, the disk is full or the device fails.
@@ -102,7 +105,7 @@ pub fn embed(
     let (part, key_file) = (with_suffix(out, "part"), with_suffix(out, "part.json"));
     let key = json!({
         "weights": weights,
-        "data": crate::digest::digest_of(source),
+        "data": digest_of(source),
         "header": header,
     });
     let io = |doing: &'static str, path: &Path| {
@@ -178,7 +181,7 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::subject::Preparation;
+    use crate::features::Preparation;
     use ocl_data::{Geometry, SourceKind};
     use ocl_model::VitConfig;
 
@@ -201,7 +204,7 @@ mod tests {
         let vit = Vit::new(&config, 1, &device).unwrap();
         let mut preparation = Preparation::imagenet(Geometry { image_px: 8, patch_px: 4 });
         preparation.max_bad_share = 0.1;
-        let reading = preparation.reading(&[], 16);
+        let reading = preparation.reading(16);
         let mut progress = Progress::silent();
         embed(&vit, embedding, source, &reading, "w", out, &device, &mut progress).unwrap()
     }
@@ -226,7 +229,7 @@ mod tests {
             let header = Format::Npy.header(&[70, 8]);
             json!({
                 "weights": "w",
-                "data": crate::digest::digest_of(&source),
+                "data": digest_of(&source),
                 "header": header,
             })
         };

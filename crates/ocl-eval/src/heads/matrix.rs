@@ -63,7 +63,8 @@ pub(crate) fn product(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32], threads: Th
     };
     let ((a_row, a_column), (b_row, b_column)) = (a.strides(), b.strides());
     // SAFETY: the strides reach exactly the values of each factor, whose number `Matrix::new` has
-    // checked, and those of `out`, checked above; `out` is borrowed mutably, so it overlaps neither.
+    // checked, and those of `out`, checked above; `out` is borrowed mutably, so it overlaps
+    // neither.
     unsafe {
         gemm::gemm(
             a.rows,

@@ -2,13 +2,13 @@
 
 use ocl_data::{Batch, Geometry, Normalisation};
 
-use crate::features::Features;
+use super::values::Features;
 
 /// Sides above this are averaged down: 224 px would be 150,528 values an image.
 const SIDE_PX: u32 = 32;
 
-/// Side of the square of pixels that is averaged into one: the smallest divisor of the patch side that
-/// leaves at most 32 px a side, or the whole patch.
+/// Side of the square of pixels that is averaged into one: the smallest divisor of the patch side
+/// that leaves at most 32 px a side, or the whole patch.
 fn pool_px(geometry: Geometry) -> u32 {
     let fits =
         |pool: &u32| geometry.patch_px.is_multiple_of(*pool) && geometry.image_px / pool <= SIDE_PX;
@@ -17,8 +17,8 @@ fn pool_px(geometry: Geometry) -> u32 {
 
 /// Appends the pixels of each image, patch by patch, inside a patch row, column, channel.
 ///
-/// The order of values means nothing to k-NN and linear probe; it is the same for every image because
-/// the loader gives all patches of a centre view in row-major order.
+/// The order of values means nothing to k-NN and linear probe; it is the same for every image
+/// because the loader gives all patches of a centre view in row-major order.
 pub(crate) fn append_pixels(batch: &Batch, geometry: Geometry, rows: &mut Vec<f32>) {
     let pool = pool_px(geometry) as usize;
     if pool == 1 {
@@ -43,8 +43,8 @@ pub(crate) fn append_pixels(batch: &Batch, geometry: Geometry, rows: &mut Vec<f3
     }
 }
 
-/// Drops two of three channels if all images are grey: three copies of one value tell nothing more and
-/// take three times as long.
+/// Drops two of three channels if all images are grey: three copies of one value tell nothing more
+/// and take three times as long.
 pub(crate) fn drop_copied_channels(train: &mut Features, test: &mut Features, norm: Normalisation) {
     // A quarter of one of 255 levels.
     let same = |a: f32, b: f32| (a - b).abs() < 0.25 / 255.0;

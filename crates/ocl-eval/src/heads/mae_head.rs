@@ -7,7 +7,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
-use crate::lars::Lars;
+use super::lars::Lars;
 
 /// Constants of the head's batch normalisation.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,8 +42,8 @@ pub struct Head {
 }
 
 impl Head {
-    /// A head for `features` inputs and `classes` outputs: weights `Normal(0, 0.01)` that follow from
-    /// `seed` alone, bias zero.
+    /// A head for `features` inputs and `classes` outputs: weights `Normal(0, 0.01)` that follow
+    /// from `seed` alone, bias zero.
     pub fn new(
         features: usize,
         classes: usize,
@@ -91,9 +91,9 @@ impl Head {
 
     /// One step on one batch; returns the batch's mean cross entropy before the step, `[1]`.
     ///
-    /// With `x` the normalised features and `p` the softmax, the gradient of the mean cross entropy is
-    /// `G = (p - onehot) / N` for the logits, `x^T G` for the weight and the column sums of `G` for the
-    /// bias. The normalisation has no parameter and nothing lies before it.
+    /// With `x` the normalised features and `p` the softmax, the gradient of the mean cross entropy
+    /// is `G = (p - onehot) / N` for the logits, `x^T G` for the weight and the column sums of `G`
+    /// for the bias. The normalisation has no parameter and nothing lies before it.
     ///
     /// # Shapes
     /// `features` `[N, F]`, `labels` `[N]` in `0..C`.

@@ -7,6 +7,7 @@ use std::path::Path;
 use ocl_data::Source;
 use serde_json::json;
 
+use super::values::Features;
 use crate::error::EvalError;
 
 /// How features are written.
@@ -74,6 +75,42 @@ pub(crate) fn write_names(source: &Source, path: &Path) -> io::Result<()> {
     file.flush()
 }
 
+/// Reads an `.npy` file of features that [`embed`](crate::embed) wrote, `[N, D]`. Rows of images
+/// that could not be read become zeros, which are near nothing.
+///
+/// # Errors
+/// When it cannot be read or has another form.
+pub fn read_features(path: &Path) -> Result<Features, EvalError> {
+    let bytes = std::fs::read(path).map_err(|source| EvalError::File {
+        doing: "read",
+        path: path.to_owned(),
+        source,
+    })?;
+    let form = || EvalError::Setting {
+        setting: "features",
+        reason: format!("{} is no .npy file of pooled features that embed wrote", path.display()),
+    };
+    let length = bytes.get(8..10).map(|length| u16::from_le_bytes([length[0], length[1]]));
+    let start = 10 + usize::from(length.ok_or_else(form)?);
+    let header = String::from_utf8_lossy(bytes.get(10..start).ok_or_else(form)?).into_owned();
+    let inside =
+        |(_, rest): (&str, &str)| rest.split_once(')').map(|(inside, _)| inside.to_owned());
+    let shape = header.split_once("'shape': (").and_then(inside).ok_or_else(form)?;
+    let sides: Vec<usize> = shape.split(',').filter_map(|side| side.trim().parse().ok()).collect();
+    let &[images, width] = sides.as_slice() else { return Err(form()) };
+    let values: Vec<f32> = bytes[start..]
+        .as_chunks()
+        .0
+        .iter()
+        .map(|bytes| f32::from_le_bytes(*bytes))
+        .map(|value| if value.is_nan() { 0.0 } else { value })
+        .collect();
+    if !header.contains("'<f4'") || width == 0 || values.len() != images * width {
+        return Err(form());
+    }
+    Ok(Features::new(values, width, vec![0; images]))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,5 +123,13 @@ mod tests {
         assert!(error.contains("xtask embed"), "{error}");
         let error = Format::of(Path::new("x.csv")).unwrap_err().to_string();
         assert!(error.contains("x.csv") && error.contains(".npy"), "{error}");
+    }
+
+    #[test]
+    fn a_file_of_another_form_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.npy");
+        std::fs::write(&path, b"short").unwrap();
+        assert!(read_features(&path).unwrap_err().to_string().contains("x.npy"));
     }
 }

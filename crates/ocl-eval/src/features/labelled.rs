@@ -9,7 +9,7 @@ use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
 use serde::Serialize;
 
-use crate::digest::digest_of;
+use super::digest::digest_of;
 use crate::error::EvalError;
 
 /// A train and a test split whose labels mean the same classes.
@@ -36,7 +36,7 @@ pub struct DataRecord {
     pub test_images: usize,
     /// Number of classes.
     pub classes: usize,
-    /// What the splits hold, training first: see [`digest_of`](crate::digest_of).
+    /// What the splits hold, training first: see [`digest_of`](digest_of).
     pub digests: [String; 2],
 }
 
@@ -51,8 +51,8 @@ impl Labelled {
             Source::open(path, kind, split).map_err(failed)
         };
         let train = open(Split::Train)?;
-        // Before the test split is asked for: a flat folder has neither labels nor a test split, and
-        // the labels are what its owner has to know about.
+        // Before the test split is asked for: a flat folder has neither labels nor a test split,
+        // and the labels are what its owner has to know about.
         labels(&train)?;
         Self::new(path, train, open(Split::Test)?)
     }

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use crate::error::EvalError;
 use crate::features::Features;
-use crate::matrix::{self, Matrix, Threads};
+use crate::heads::{self, Matrix, Threads};
 use crate::progress::Progress;
 
 /// A neighbour of a query.
@@ -27,9 +27,9 @@ const BANK: usize = 1024;
 
 /// The `k` most similar bank rows of each query by cosine, best first; of equals the lower row.
 ///
-/// The bank passes by in blocks and the host keeps the best of each query: memory does not grow with the
-/// product of both sizes. On the CPU each core has queries of its own and a block of similarities never
-/// leaves its cache.
+/// The bank passes by in blocks and the host keeps the best of each query: memory does not grow
+/// with the product of both sizes. On the CPU each core has queries of its own and a block of
+/// similarities never leaves its cache.
 ///
 /// # Errors
 /// When the device fails.
@@ -54,8 +54,8 @@ pub fn nearest(
 
 fn nearest_on_host(bank: &Features, queries: &Features, k: usize) -> Vec<Vec<Neighbour>> {
     let width = bank.width();
-    let unit_bank = matrix::unit_rows(bank.values(), width);
-    let unit_queries = matrix::unit_rows(queries.values(), width);
+    let unit_bank = heads::unit_rows(bank.values(), width);
+    let unit_queries = heads::unit_rows(queries.values(), width);
     let mut best = vec![Best::new(k.min(bank.len())); queries.len()];
     best.par_chunks_mut(QUERIES).zip(unit_queries.par_chunks(QUERIES * width)).for_each(
         |(best, queries)| {
@@ -64,7 +64,7 @@ fn nearest_on_host(bank: &Features, queries: &Features, k: usize) -> Vec<Vec<Nei
                 let bank = &unit_bank[columns.start * width..columns.end * width];
                 let block = &mut block[..best.len() * columns.len()];
                 let (queries, bank) = (Matrix::new(queries, width), Matrix::new(bank, width));
-                matrix::product(queries, bank.transpose(), block, Threads::One);
+                heads::product(queries, bank.transpose(), block, Threads::One);
                 for (best, row) in best.iter_mut().zip(block.chunks_exact(columns.len())) {
                     best.take(row, columns.start as u32);
                 }
@@ -125,14 +125,16 @@ impl Best {
         Self { k, found: Vec::with_capacity(Self::room(k)), floor: f32::NEG_INFINITY }
     }
 
-    /// As many again as are wanted: putting them in order once in a while costs less than keeping it.
+    /// As many again as are wanted: putting them in order once in a while costs less than keeping
+    /// it.
     fn room(k: usize) -> usize {
         2 * k.max(16)
     }
 
-    /// Takes similarities to bank rows from `offset` on. Rows come in rising order, so an equal one later does
-    /// not displace an earlier one. Almost every similarity is below the floor: whole groups are passed over
-    /// by comparisons without branches, which the compiler turns into vector instructions.
+    /// Takes similarities to bank rows from `offset` on. Rows come in rising order, so an equal one
+    /// later does not displace an earlier one. Almost every similarity is below the floor: whole
+    /// groups are passed over by comparisons without branches, which the compiler turns into vector
+    /// instructions.
     fn take(&mut self, row: &[f32], offset: u32) {
         const GROUP: usize = 16;
         for (group, values) in row.chunks(GROUP).enumerate() {

@@ -1,5 +1,5 @@
-//! The report that ends a pre-training: k-NN and linear probe of the trained encoder against the same
-//! encoder untrained and against raw pixels.
+//! The report that ends a pre-training: k-NN and linear probe of the trained encoder against the
+//! same encoder untrained and against raw pixels.
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -9,19 +9,19 @@ use ocl_model::OpenOptions;
 use ocl_train::Backend;
 use serde::Serialize;
 
-use crate::digest::WeightsRecord;
+use super::results::{Circumstances, ResultRecord};
+use super::table::data_lines;
 use crate::error::EvalError;
-use crate::features::Pool;
-use crate::labelled::Labelled;
+use crate::features::{
+    Extraction, Labelled, Material, Pool, Run, Subject, WeightsRecord, default_encode_batch,
+    features,
+};
 use crate::progress::Progress;
-use crate::protocols::Protocol;
-use crate::recipe::EvalRecipe;
-use crate::results::{Circumstances, ResultRecord};
-use crate::subject::{Extraction, Material, Run, Subject, default_encode_batch, features};
-use crate::table::{data_lines, percent, shell_word, wrap};
+use crate::protocols::{EvalRecipe, Protocol};
+use crate::text::{percent, shell_word, with_causes, wrap};
 
-/// Images that a report looks at unless told otherwise, of the training and of the test split: it is a
-/// first look and must not take longer than the training did.
+/// Images that a report looks at unless told otherwise, of the training and of the test split: it
+/// is a first look and must not take longer than the training did.
 pub const REPORT_LIMITS: [usize; 2] = [10_000, 5_000];
 
 /// What a pre-trained encoder is worth on the plan's own data.
@@ -44,8 +44,8 @@ pub enum Findings {
     Nothing(String),
 }
 
-/// Measures a run on its plan's own data: k-NN and linear probe of three subjects, from one pass over
-/// the images.
+/// Measures a run on its plan's own data: k-NN and linear probe of three subjects, from one pass
+/// over the images.
 ///
 /// # Errors
 /// When the run is not complete or its data cannot be read. Data without labels or test split is no
@@ -104,17 +104,6 @@ pub fn report(
 
 fn top1(result: &ResultRecord) -> f64 {
     result.headline().map_or(f64::NAN, |score| score.mean)
-}
-
-/// An error and what caused it, in one line.
-fn with_causes(error: &EvalError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let _ = write!(text, ": {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// The sentence under the table, from the top-1 of trained, untrained and raw pixels.

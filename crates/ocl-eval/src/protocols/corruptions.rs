@@ -27,7 +27,8 @@ pub(crate) enum Corruption {
 
 /// Patches that stay when a share of `patches` is taken away, in row-major order; at least one.
 ///
-/// Drawn by the image alone, so that the same patches are occluded and dropped, and more at a greater share.
+/// Drawn by the image alone, so that the same patches are occluded and dropped, and more at a
+/// greater share.
 pub(crate) fn kept(patches: usize, share: f64, sample: u64) -> Vec<u32> {
     let mut order: Vec<u32> = (0..patches as u32).collect();
     Draws::new(0, 0, sample, DAMAGE).shuffle_front(&mut order, patches);
@@ -38,8 +39,8 @@ pub(crate) fn kept(patches: usize, share: f64, sample: u64) -> Vec<u32> {
 }
 
 impl Corruption {
-    /// Damages the pixels of a square picture whose patches have `patch_px` a side. Dropped patches are left
-    /// to the caller, who shows them to nobody.
+    /// Damages the pixels of a square picture whose patches have `patch_px` a side. Dropped patches
+    /// are left to the caller, who shows them to nobody.
     ///
     /// # Errors
     /// When JPEG cannot be written or read back.

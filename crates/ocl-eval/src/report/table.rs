@@ -2,44 +2,10 @@
 
 use std::fmt::Write;
 
-use crate::labelled::DataRecord;
+use super::results::ResultRecord;
+use crate::features::DataRecord;
 use crate::progress::thousands;
-use crate::results::ResultRecord;
-
-const COLUMNS: usize = 80;
-
-/// A share as `84.1 %`.
-pub(crate) fn percent(share: f64) -> String {
-    format!("{:.1} %", share * 100.0)
-}
-
-/// Breaks a paragraph into lines of at most 80 columns.
-pub(crate) fn wrap(paragraph: &str) -> String {
-    let mut text = String::new();
-    let mut column = 0;
-    for word in paragraph.split_whitespace() {
-        let length = word.chars().count();
-        if column > 0 && column + 1 + length > COLUMNS {
-            text.push('\n');
-            column = 0;
-        } else if column > 0 {
-            text.push(' ');
-            column += 1;
-        }
-        text += word;
-        column += length;
-    }
-    text
-}
-
-/// `word` so that a POSIX shell reads it as one word.
-pub(crate) fn shell_word(word: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "-_./=:,+@%~".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
+use crate::text::percent;
 
 /// What was measured on, split by split.
 pub(crate) fn data_lines(data: &DataRecord) -> String {
@@ -90,27 +56,4 @@ fn subject(record: &ResultRecord) -> String {
         let _ = write!(text, "\n{} (sha256 {}...)", weights.path.display(), &weights.sha256[..12]);
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_end_before_the_terminal_does() {
-        let text = wrap(&"measure ".repeat(40));
-        assert!(text.lines().all(|line| line.len() <= 80 && !line.ends_with(' ')), "{text}");
-        assert_eq!(text.split_whitespace().count(), 40);
-    }
-
-    #[test]
-    fn words_for_a_shell() {
-        assert_eq!(shell_word("runs/a-1"), "runs/a-1");
-        assert_eq!(shell_word("it's mine"), r"'it'\''s mine'");
-    }
-
-    #[test]
-    fn shares_are_percent() {
-        assert_eq!([0.0, 0.8416, 1.0].map(percent), ["0.0 %", "84.2 %", "100.0 %"]);
-    }
 }

@@ -1,0 +1,156 @@
+//! Frozen features of a data set: each image's centre view, seen once.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use ocl_data::{
+    Batch, EvalView, Loader, LoaderConfig, Order, RgbImage, Source, Split, View, centre_crop,
+    patchify,
+};
+use ocl_model::Vit;
+
+use super::pixels::append_pixels;
+use super::pool::Pool;
+use super::values::Features;
+use crate::error::EvalError;
+use crate::progress::Progress;
+
+/// Where features come from.
+#[derive(Clone, Copy, Debug)]
+pub enum Extractor<'a> {
+    /// A frozen encoder.
+    Encoder(&'a Vit, Pool),
+    /// The pixels of the centre view, at most 32 px a side.
+    RawPixels,
+}
+
+/// How the images are read.
+#[derive(Clone, Debug)]
+pub struct ExtractConfig {
+    /// Centre view; its sides are the encoder's.
+    pub view: EvalView,
+    /// Images encoded at a time.
+    pub batch: usize,
+    /// Loader threads.
+    pub workers: usize,
+    /// Share of unreadable images above which the loader stops; up to it they are left out.
+    pub max_bad_share: f64,
+}
+
+/// Features of the images of `source` (or of the `subset` of it) under each extractor, in one pass
+/// over the images.
+///
+/// # Errors
+/// When the data has no labels, the loader stops, the device fails, or a feature is not finite.
+pub fn extract(
+    extractors: &[Extractor<'_>],
+    source: &Arc<Source>,
+    split: Split,
+    subset: Option<Vec<u32>>,
+    config: &ExtractConfig,
+    device: &Device,
+    progress: &mut Progress,
+) -> Result<Vec<Features>, EvalError> {
+    if source.labels().is_none() {
+        return Err(EvalError::NoLabels { data: source.describe() });
+    }
+    let total = subset.as_ref().map_or(source.len(), Vec::len);
+    let loader = LoaderConfig {
+        batch: config.batch,
+        workers: config.workers,
+        order: Order::Sequential,
+        max_bad_share: config.max_bad_share,
+        subset,
+        ..LoaderConfig::default()
+    };
+    let failed = |source| EvalError::Loader { split, source };
+    let view = View::Eval(config.view);
+    let mut rows = vec![Vec::new(); extractors.len()];
+    let mut labels = Vec::with_capacity(total);
+    progress.begin();
+    for batch in Loader::start(Arc::clone(source), view, loader).map_err(failed)? {
+        let mut batch = batch.map_err(failed)?;
+        for (extractor, rows) in extractors.iter().zip(&mut rows) {
+            append_features(extractor, &batch, config, source, device, rows)?;
+        }
+        labels.append(&mut batch.labels);
+        progress.images(&format!("features of the {split} split"), labels.len(), total);
+    }
+    let images = labels.len().max(1);
+    let features = rows.into_iter().map(|rows| {
+        let width = rows.len() / images;
+        Features::new(rows, width, labels.clone())
+    });
+    Ok(features.collect())
+}
+
+/// Appends what an extractor makes of a batch, `[N, D]`, encoding `config.batch` images at a time.
+pub(crate) fn append_features(
+    extractor: &Extractor<'_>,
+    batch: &Batch,
+    config: &ExtractConfig,
+    source: &Source,
+    device: &Device,
+    rows: &mut Vec<f32>,
+) -> Result<(), EvalError> {
+    let (vit, pool) = match extractor {
+        Extractor::Encoder(vit, pool) => (vit, *pool),
+        Extractor::RawPixels => {
+            append_pixels(batch, config.view.geometry, rows);
+            return Ok(());
+        }
+    };
+    for start in (0..batch.images).step_by(config.batch.max(1)) {
+        let images = start..batch.images.min(start + config.batch.max(1));
+        let tokens = tokens(vit, batch, images.clone(), device);
+        let d = vit.config().width;
+        let pooled = vit.pooled(tokens, pool.pooling()); // [N, D]
+        let features: Vec<f32> = pooled.try_into_vec_as().map_err(EvalError::Device)?;
+        if let Some(at) = features.iter().position(|value| !value.is_finite()) {
+            let sample = batch.samples[images.start + at / d];
+            return Err(EvalError::NotFinite { image: source.name_of(sample as usize) });
+        }
+        rows.extend(features);
+    }
+    Ok(())
+}
+
+/// Tokens of a range of a batch's images on the device, `[R, K, D]`.
+pub(crate) fn tokens(vit: &Vit, batch: &Batch, images: Range<usize>, device: &Device) -> Tensor<3> {
+    let (n, k, len) = (images.len(), batch.kept, batch.patch_len);
+    let patches = batch.patches[images.start * k * len..images.end * k * len].to_vec();
+    let patches = Tensor::<3>::from_data(TensorData::new(patches, [n, k, len]), device);
+    let places = &batch.positions[images.start * k..images.end * k];
+    let places: Vec<i32> = places.iter().map(|&place| place as i32).collect();
+    let places = Tensor::<2, Int>::from_data(TensorData::new(places, [n, k]), device);
+    vit.tokens(patches, places)
+}
+
+/// The feature of one picture.
+///
+/// # Errors
+/// When the feature is not finite or the device fails.
+pub fn feature_of(
+    vit: &Vit,
+    pool: Pool,
+    image: &RgbImage,
+    reading: &ExtractConfig,
+    source: &Source,
+    device: &Device,
+) -> Result<Vec<f32>, EvalError> {
+    let view = &reading.view;
+    let count = view.geometry.patches();
+    let batch = Batch {
+        patches: patchify(&centre_crop(image, view), view.geometry, &view.normalisation),
+        positions: (0..count as u32).collect(),
+        samples: vec![0],
+        images: 1,
+        kept: count,
+        patch_len: view.geometry.patch_len(),
+        ..Batch::default()
+    };
+    let mut row = Vec::new();
+    append_features(&Extractor::Encoder(vit, pool), &batch, reading, source, device, &mut row)?;
+    Ok(row)
+}

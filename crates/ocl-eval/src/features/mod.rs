@@ -1,0 +1,27 @@
+//! Labelled data, whose features of it are measured, and the features themselves.
+
+mod digest;
+mod embed;
+mod extract;
+mod feature_file;
+mod labelled;
+mod pixels;
+mod pool;
+mod preparation;
+mod splits;
+mod subject;
+mod values;
+
+pub use digest::WeightsRecord;
+pub use embed::{Embedding, embed};
+pub use extract::{ExtractConfig, Extractor, extract, feature_of};
+pub(crate) use extract::{append_features, tokens};
+pub use feature_file::read_features;
+pub(crate) use labelled::DataRecord;
+pub use labelled::Labelled;
+pub use pool::Pool;
+pub(crate) use preparation::default_encode_batch_of;
+pub use preparation::{Preparation, default_encode_batch, geometry};
+pub use splits::{Extraction, Material, Splits, features};
+pub use subject::{Run, Subject};
+pub use values::Features;

@@ -1,0 +1,150 @@
+//! What is measured: the encoder of a run or of a file, the same encoder untrained, or raw pixels.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use ocl_data::Geometry;
+use ocl_model::{OpenOptions, Vit, open_weights};
+use ocl_train::Plan;
+
+use super::extract::Extractor;
+use super::pool::Pool;
+use super::preparation::{Preparation, geometry};
+use crate::error::EvalError;
+use crate::text::shell_word;
+
+/// A run folder and its plan.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Its `plan.toml`.
+    pub plan: Plan,
+}
+
+/// A source of features.
+#[derive(Clone, Debug)]
+pub enum Subject {
+    /// An encoder with the weights of a file.
+    Trained(Box<Vit>),
+    /// The run's encoder as it was before its first step.
+    Untrained(Box<Vit>),
+    /// No encoder.
+    RawPixels,
+}
+
+impl Run {
+    /// Opens a run folder.
+    ///
+    /// # Errors
+    /// When its plan cannot be read.
+    pub fn open(folder: &Path) -> Result<Self, EvalError> {
+        let plan = Plan::load(folder).map_err(EvalError::Plan)?;
+        Ok(Self { folder: folder.to_owned(), plan })
+    }
+
+    /// How the run's images were prepared.
+    pub fn preparation(&self) -> Preparation {
+        Preparation {
+            normalisation: self.plan.normalisation(),
+            resize_ratio: self.plan.data.resize_ratio,
+            workers: self.plan.data.workers,
+            max_bad_share: self.plan.data.max_bad_share,
+            geometry: self.plan.geometry(),
+        }
+    }
+
+    /// Where the final weights lie.
+    pub fn final_weights(&self) -> PathBuf {
+        self.folder.join("encoder.safetensors")
+    }
+
+    /// The encoder with the weights of `path`.
+    ///
+    /// # Errors
+    /// When there is no such file, or it is damaged.
+    pub fn trained(
+        &self,
+        path: &Path,
+        options: &OpenOptions,
+        device: &Device,
+    ) -> Result<Subject, EvalError> {
+        if !path.exists() {
+            let advice = if path == self.final_weights() {
+                self.unfinished()
+            } else {
+                "give a file of weights: safetensors or .pth".to_owned()
+            };
+            return Err(EvalError::NoWeights { path: path.to_owned(), advice });
+        }
+        Subject::load(path, options, device)
+    }
+
+    /// The encoder with the parameters that the run's seed gives.
+    ///
+    /// # Errors
+    /// When the plan's encoder cannot exist.
+    pub fn untrained(&self, device: &Device) -> Result<Subject, EvalError> {
+        let vit = Vit::new(&self.plan.model, self.plan.seed, device)?;
+        Ok(Subject::Untrained(Box::new(vit)))
+    }
+
+    /// What to do about a run without final weights.
+    fn unfinished(&self) -> String {
+        let run = shell_word(&self.folder.to_string_lossy());
+        let newest = self.newest_checkpoint().map_or(String::new(), |file| {
+            let file = shell_word(&file.to_string_lossy());
+            format!(
+                "; to measure its newest checkpoint, give eval-linear or eval-knn --weights {file}"
+            )
+        });
+        format!("the run has not ended; finish it with cargo xtask pretrain --resume {run}{newest}")
+    }
+
+    fn newest_checkpoint(&self) -> Option<PathBuf> {
+        let entries = std::fs::read_dir(self.folder.join("checkpoints")).ok()?;
+        let files =
+            entries.filter_map(|entry| Some(entry.ok()?.path().join("weights.safetensors")));
+        // The step number has leading zeros, so the order of names is that of steps.
+        files.filter(|file| file.exists()).max()
+    }
+}
+
+impl Subject {
+    /// An encoder with the weights of a file, ours or another program's.
+    ///
+    /// # Errors
+    /// When the file cannot be read or does not hold an encoder.
+    pub fn load(path: &Path, options: &OpenOptions, device: &Device) -> Result<Self, EvalError> {
+        Ok(Self::Trained(Box::new(open_weights(path, options, device)?.vit)))
+    }
+
+    /// What a table calls it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Trained(_) => "trained encoder",
+            Self::Untrained(_) => "untrained encoder",
+            Self::RawPixels => "raw pixels",
+        }
+    }
+
+    /// The encoder, if there is one.
+    pub fn vit(&self) -> Option<&Vit> {
+        match self {
+            Self::Trained(vit) | Self::Untrained(vit) => Some(vit),
+            Self::RawPixels => None,
+        }
+    }
+
+    /// Sides of the encoder's crop and patches, if there is one.
+    pub(super) fn geometry(&self) -> Option<Geometry> {
+        self.vit().map(|vit| geometry(vit.config()))
+    }
+
+    pub(super) fn extractor(&self, pool: Pool) -> Extractor<'_> {
+        match self {
+            Self::Trained(vit) | Self::Untrained(vit) => Extractor::Encoder(vit, pool),
+            Self::RawPixels => Extractor::RawPixels,
+        }
+    }
+}

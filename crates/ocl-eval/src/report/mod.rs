@@ -1,0 +1,12 @@
+//! Results: their records, their text, pictures, and the comparison that ends a pre-training.
+
+mod comparison;
+mod grid;
+mod results;
+mod table;
+
+pub use comparison::{Findings, REPORT_LIMITS, report};
+pub use grid::write_grid;
+pub(crate) use results::commit;
+pub use results::{Circumstances, ResultRecord, append_results, prepare_results, results_file};
+pub use table::results_text;
