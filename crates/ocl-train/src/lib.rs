@@ -29,7 +29,10 @@ pub use config::{
 };
 pub use device::{Backend, BackendError, batch_tensors, keep_freed_memory};
 pub use log::{Event, JournalError, Progress, StepRecord, summary};
-pub use methods::{Embedded, Figures, Learner, Method, Objective, Ocl, OclLearner, PendingFigures};
+pub use methods::{
+    Embedded, Figures, Learner, Mae, MaeDecoder, MaeLearner, Method, Objective, Ocl, OclLearner,
+    PendingFigures,
+};
 pub use monitor::{Spectrum, spectrum};
 pub use optim::{
     AdamW, AdamWConfig, AdamWState, Clock, LayerDecay, NamedGradients, Rates, WarmupCosine,

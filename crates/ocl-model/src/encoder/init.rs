@@ -3,9 +3,12 @@
 //! Burn's own seeds are global to the process and its parameters initialise in the order of their
 //! first use; drawn here, a model depends on its seed alone, on every backend.
 
+use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
+
+use crate::named::{NamedMapper, map_named};
 
 /// Draws the parameters of one model, each from a stream of its own.
 pub struct Init<'a> {
@@ -20,13 +23,19 @@ impl<'a> Init<'a> {
         Self { seed, drawn: 0, device }
     }
 
+    /// `U(-bound, bound)`.
+    pub fn uniform<const D: usize>(&mut self, shape: [usize; D], bound: f32) -> Tensor<D> {
+        let mut stream = self.stream();
+        let values = (0..shape.iter().product())
+            .map(|_| bound * (2.0 * stream.random::<f32>() - 1.0))
+            .collect();
+        self.tensor(values, shape)
+    }
+
     /// Xavier uniform: `U(-a, a)` with `a = sqrt(6 / (inputs + outputs))`, stored `[inputs,
     /// outputs]`.
     pub fn xavier(&mut self, inputs: usize, outputs: usize) -> Tensor<2> {
-        let bound = (6.0 / (inputs + outputs) as f64).sqrt() as f32;
-        let mut stream = self.stream();
-        let values = (0..inputs * outputs).map(|_| bound * (2.0 * stream.random::<f32>() - 1.0));
-        self.tensor(values.collect(), [inputs, outputs])
+        self.uniform([inputs, outputs], (6.0 / (inputs + outputs) as f64).sqrt() as f32)
     }
 
     /// `Normal(0, std)` by the Box-Muller transform.
@@ -59,6 +68,44 @@ impl<'a> Init<'a> {
         self.drawn += 1;
         ChaCha8Rng::from_seed(key)
     }
+}
+
+/// What a parameter is drawn from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Draw {
+    /// `U(-bound, bound)`.
+    Uniform(f64),
+    /// `Normal(0, std)`.
+    Normal(f64),
+}
+
+/// `module` with some of its parameters drawn anew: those for which `rule`, told the dotted name and
+/// the dimensions, names what to draw from. Methods begin from other values than [`Vit::new`]'s.
+///
+/// [`Vit::new`]: crate::Vit::new
+pub fn redraw<M: Module>(
+    module: M,
+    init: &mut Init<'_>,
+    rule: impl FnMut(&str, &[usize]) -> Option<Draw>,
+) -> M {
+    struct Redraw<'a, 'b, R> {
+        init: &'a mut Init<'b>,
+        rule: R,
+    }
+    impl<R: FnMut(&str, &[usize]) -> Option<Draw>> NamedMapper for Redraw<'_, '_, R> {
+        fn map<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let shape = param.val().dims();
+            let Some(draw) = (self.rule)(name, &shape) else { return param };
+            param.map(|old| {
+                let new = match draw {
+                    Draw::Uniform(bound) => self.init.uniform(shape, bound as f32),
+                    Draw::Normal(std) => self.init.normal(shape, std as f32),
+                };
+                if old.is_require_grad() { new.require_grad() } else { new }
+            })
+        }
+    }
+    map_named(module, "", &mut Redraw { init, rule })
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ mod vit;
 
 pub use block::Block;
 pub use config::{BlockShape, ConfigError, ENCODER_SIZES, VitConfig};
-pub use init::Init;
+pub use init::{Draw, Init, redraw};
 pub use layers::{LayerNorm, Linear};
 pub use positions::sincos_table;
 pub use vit::{Pooling, Vit};

@@ -11,6 +11,7 @@ use safetensors::tensor::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::expected::{expected_shapes, parts_of};
 use super::layout::HostTensor;
 use super::state::{WeightsError, assemble, state_of};
 use crate::encoder::{Vit, VitConfig};
@@ -30,11 +31,11 @@ pub(crate) struct Description {
 /// The encoder as the bytes of a safetensors file: timm's names, `pos_embed` included, the
 /// configuration in the metadata, beside `more`. Equal encoders give equal bytes.
 pub fn state_bytes(vit: &Vit, more: &[(&str, String)]) -> Vec<u8> {
-    bytes_of(vit, BTreeMap::new(), more)
+    state_bytes_with(vit, BTreeMap::new(), more)
 }
 
-/// [`state_bytes`] with further tensors.
-pub(crate) fn bytes_of(
+/// [`state_bytes`] with further tensors: of networks beside the encoder.
+pub fn state_bytes_with(
     vit: &Vit,
     further: BTreeMap<String, HostTensor>,
     more: &[(&str, String)],
@@ -101,6 +102,31 @@ pub fn load_weights(path: &Path, device: &Device) -> Result<Vit, WeightsError> {
 /// # Errors
 /// As [`load_weights`], but for reading.
 pub fn weights_from(bytes: &[u8], path: &Path, device: &Device) -> Result<Vit, WeightsError> {
+    let (config, state) = read(bytes, path)?;
+    assemble(&config, state, device)
+}
+
+/// [`weights_from`] of bytes that [`state_bytes_with`] made: the encoder, and what is beside it.
+///
+/// # Errors
+/// As [`weights_from`].
+pub fn weights_with_others_from(
+    bytes: &[u8],
+    path: &Path,
+    device: &Device,
+) -> Result<(Vit, BTreeMap<String, HostTensor>), WeightsError> {
+    let (config, state) = read(bytes, path)?;
+    let own = expected_shapes(&config, parts_of(&state));
+    let is_own = |name: &String| name == "pos_embed" || own.contains_key(name);
+    let (state, others) = state.into_iter().partition(|(name, _)| is_own(name));
+    Ok((assemble(&config, state, device)?, others))
+}
+
+/// The description and the tensors of a weights file.
+fn read(
+    bytes: &[u8],
+    path: &Path,
+) -> Result<(VitConfig, BTreeMap<String, HostTensor>), WeightsError> {
     let format = |source| WeightsError::Format { path: path.to_owned(), source };
     let config = description(bytes)
         .map_err(format)?
@@ -120,7 +146,7 @@ pub fn weights_from(bytes: &[u8], path: &Path, device: &Device) -> Result<Vit, W
         let values = view.data().chunks_exact(4).map(value).collect();
         state.insert(name, HostTensor { shape: view.shape().to_vec(), values });
     }
-    assemble(&config, state, device)
+    Ok((config, state))
 }
 
 /// What a safetensors file says of itself, if it was written here.

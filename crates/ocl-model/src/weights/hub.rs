@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::file::bytes_of;
+use super::file::state_bytes_with;
 use super::layout::HostTensor;
 use super::state::WeightsError;
 use crate::encoder::{Linear, Pooling, Vit};
@@ -114,7 +114,7 @@ pub fn export_folder(
     let config = config_json(vit, classes, pooling, preprocessing);
     let text = serde_json::to_string_pretty(&config).expect("plain data") + "\n";
     let more = [(POOLING_KEY, pooling.timm().to_owned())];
-    let weights = bytes_of(vit, head.map(head_tensors).unwrap_or_default(), &more);
+    let weights = state_bytes_with(vit, head.map(head_tensors).unwrap_or_default(), &more);
     let write = || {
         std::fs::create_dir_all(folder)?;
         std::fs::write(folder.join("model.safetensors"), weights)?;
@@ -131,7 +131,7 @@ fn head_tensors(head: &Linear) -> BTreeMap<String, HostTensor> {
     let weight = host(weight.into_data().try_into_vec().expect(read), &inputs_outputs);
     let bias = host(bias.into_data().try_into_vec().expect(read), &outputs);
     BTreeMap::from([
-        ("head.weight".to_owned(), weight.into_timm("head.weight", 0)),
+        ("head.weight".to_owned(), weight.into_timm("head.weight")),
         ("head.bias".to_owned(), bias),
     ])
 }

@@ -17,9 +17,9 @@ const PATCH_KERNEL: &str = "patch_embed.proj.weight";
 
 impl HostTensor {
     /// Turns parameter `name` from this crate's layout into timm's.
-    pub(crate) fn into_timm(self, name: &str, patch_px: usize) -> Self {
-        if name == PATCH_KERNEL {
-            let width = self.shape[1];
+    pub(crate) fn into_timm(self, name: &str) -> Self {
+        if name.ends_with(PATCH_KERNEL) {
+            let (patch_px, width) = ((self.shape[0] / 3).isqrt(), self.shape[1]);
             let values = permute_kernel(&self.values, patch_px, width, true);
             return Self { shape: vec![width, 3, patch_px, patch_px], values };
         }
@@ -27,9 +27,9 @@ impl HostTensor {
     }
 
     /// Turns parameter `name` from timm's layout into this crate's.
-    pub(crate) fn into_ours(self, name: &str, patch_px: usize) -> Self {
-        if name == PATCH_KERNEL && self.shape.len() == 4 {
-            let width = self.shape[0];
+    pub(crate) fn into_ours(self, name: &str) -> Self {
+        if name.ends_with(PATCH_KERNEL) && self.shape.len() == 4 {
+            let (patch_px, width) = (self.shape[3], self.shape[0]);
             let values = permute_kernel(&self.values, patch_px, width, false);
             return Self { shape: vec![patch_px * patch_px * 3, width], values };
         }
@@ -74,19 +74,19 @@ mod tests {
     #[test]
     fn a_square_matrix_is_transposed_and_comes_back() {
         let ours = HostTensor { shape: vec![2, 2], values: vec![1.0, 2.0, 3.0, 4.0] };
-        let timm = ours.clone().into_timm("blocks.0.attn.proj.weight", 4);
+        let timm = ours.clone().into_timm("blocks.0.attn.proj.weight");
         assert_eq!(timm.values, [1.0, 3.0, 2.0, 4.0]);
-        assert_eq!(timm.into_ours("blocks.0.attn.proj.weight", 4), ours);
+        assert_eq!(timm.into_ours("blocks.0.attn.proj.weight"), ours);
     }
 
     #[test]
     fn the_kernel_goes_channel_first_and_comes_back() {
         let values: Vec<f32> = (0..2 * 2 * 3 * 2).map(|v| v as f32).collect();
         let ours = HostTensor { shape: vec![12, 2], values };
-        let timm = ours.clone().into_timm(PATCH_KERNEL, 2);
+        let timm = ours.clone().into_timm(PATCH_KERNEL);
         assert_eq!(timm.shape, [2, 3, 2, 2]);
         // Output 0, channel 0: pixels 0 to 3 stand at rows 0, 3, 6, 9 of our matrix.
         assert_eq!(timm.values[..4], [0.0, 6.0, 12.0, 18.0]);
-        assert_eq!(timm.into_ours(PATCH_KERNEL, 2), ours);
+        assert_eq!(timm.into_ours(PATCH_KERNEL), ours);
     }
 }

@@ -7,11 +7,14 @@ mod import;
 mod layout;
 mod state;
 
-pub use file::{load_weights, save_weights, state_bytes, weights_from};
+pub use file::{
+    load_weights, save_weights, state_bytes, state_bytes_with, weights_from,
+    weights_with_others_from,
+};
 pub use hub::{Preprocessing, export_folder, preprocessing_beside, weights_file};
 pub use import::{
     ArchiveError, ImportError, OpenOptions, OpenedWeights, PickleError, ShapeError, TorchError,
     open_weights,
 };
 pub use layout::HostTensor;
-pub use state::{WeightsError, apply_state, state_of};
+pub use state::{WeightsError, apply_module_state, apply_state, module_state, state_of};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use burn::module::Param;
+use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use thiserror::Error;
 
@@ -84,36 +84,63 @@ fn list(
 
 /// The encoder's parameters on the host, in timm's names and layout; positions not included.
 pub fn state_of(vit: &Vit) -> BTreeMap<String, HostTensor> {
-    struct Collect {
-        patch_px: usize,
-        state: BTreeMap<String, HostTensor>,
-    }
+    module_state(vit, "")
+}
+
+/// The parameters of any network on the host, by name under `prefix`, in timm's layout: matrices
+/// `[outputs, inputs]`, the patch projection as a convolution kernel.
+pub fn module_state(module: &impl Module, prefix: &str) -> BTreeMap<String, HostTensor> {
+    struct Collect(BTreeMap<String, HostTensor>);
     impl NamedVisitor for Collect {
         fn visit<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
             let tensor = param.val();
             let shape = tensor.dims().to_vec();
             let values = tensor.into_data().try_into_vec().expect("parameters are f32");
-            let host = HostTensor { shape, values }.into_timm(name, self.patch_px);
-            self.state.insert(name.to_owned(), host);
+            self.0.insert(name.to_owned(), HostTensor { shape, values }.into_timm(name));
         }
     }
-    let mut collect = Collect { patch_px: vit.config().patch_px, state: BTreeMap::new() };
-    visit_named(vit, "", &mut collect);
-    collect.state
+    let mut collect = Collect(BTreeMap::new());
+    visit_named(module, prefix, &mut collect);
+    collect.0
 }
 
 /// Gives the encoder the parameters of `state` (timm's names and layout, positions not included).
 ///
 /// # Errors
 /// [`WeightsError::Mismatch`] listing every missing, unexpected and wrong-shaped name.
-pub fn apply_state(vit: Vit, mut state: BTreeMap<String, HostTensor>) -> Result<Vit, WeightsError> {
+pub fn apply_state(vit: Vit, state: BTreeMap<String, HostTensor>) -> Result<Vit, WeightsError> {
     check(vit.config(), vit.parts(), &state)?;
-    let patch_px = vit.config().patch_px;
-    for (name, tensor) in &mut state {
-        let taken = std::mem::replace(tensor, HostTensor { shape: vec![], values: vec![] });
-        *tensor = taken.into_ours(name, patch_px);
+    let mut ours = BTreeMap::new();
+    for (name, tensor) in state {
+        let tensor = tensor.into_ours(&name);
+        ours.insert(name, tensor);
     }
-    Ok(map_named(vit, "", &mut Replace { state }))
+    Ok(map_named(vit, "", &mut Replace { state: &mut ours, wrong: vec![], missing: vec![] }))
+}
+
+/// Gives any network the parameters that [`module_state`] would give, and takes them out of
+/// `state`. What else is there stays there.
+///
+/// # Errors
+/// [`WeightsError::Mismatch`] listing every missing and wrong-shaped name.
+pub fn apply_module_state<M: Module>(
+    module: M,
+    prefix: &str,
+    state: &mut BTreeMap<String, HostTensor>,
+) -> Result<M, WeightsError> {
+    let mine = |name: &String| name.starts_with(prefix);
+    let names: Vec<String> = state.keys().filter(|name| mine(name)).cloned().collect();
+    for name in names {
+        let tensor = state.remove(&name).expect("it was there").into_ours(&name);
+        state.insert(name, tensor);
+    }
+    let mut replace = Replace { state, wrong: vec![], missing: vec![] };
+    let module = map_named(module, prefix, &mut replace);
+    let Replace { wrong: shapes, missing, .. } = replace;
+    if missing.is_empty() && shapes.is_empty() {
+        return Ok(module);
+    }
+    Err(WeightsError::Mismatch { missing, unexpected: vec![], shapes })
 }
 
 /// A new encoder from weights under timm's names, positions included, and with the optional parts
@@ -160,13 +187,25 @@ fn check(
     Err(WeightsError::Mismatch { missing, unexpected, shapes })
 }
 
-struct Replace {
-    state: BTreeMap<String, HostTensor>,
+/// Replaces parameters by those of `state`, ours in layout.
+struct Replace<'a> {
+    state: &'a mut BTreeMap<String, HostTensor>,
+    missing: Vec<String>,
+    /// Name, expected and found shape.
+    wrong: Vec<(String, Vec<usize>, Vec<usize>)>,
 }
 
-impl NamedMapper for Replace {
+impl NamedMapper for Replace<'_> {
     fn map<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some(host) = self.state.remove(name) else { return param };
+        let Some(host) = self.state.remove(name) else {
+            self.missing.push(name.to_owned());
+            return param;
+        };
+        let expected = param.val().dims();
+        if host.shape != expected {
+            self.wrong.push((name.to_owned(), expected.to_vec(), host.shape));
+            return param;
+        }
         param.map(|old| {
             let tracked = old.is_require_grad();
             let new = Tensor::from_data(TensorData::new(host.values, host.shape), &old.device());

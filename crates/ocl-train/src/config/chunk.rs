@@ -184,7 +184,7 @@ mod tests {
             let mut plan = plan(&["train.precision=bf16"]);
             plan.model = ocl_model::VitConfig::named("large").unwrap();
             (plan.batch, plan.chunk, plan.micro_batch) = (1800, 1800, 1800);
-            let crate::Method::Ocl(ocl) = &mut plan.method;
+            let crate::Method::Ocl(ocl) = &mut plan.method else { panic!("the recipe's method") };
             ocl.mask_ratio = mask_ratio.parse().unwrap();
             plan
         };

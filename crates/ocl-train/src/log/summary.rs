@@ -77,8 +77,10 @@ pub fn summary(
         let whole = duration(step_secs * plan.steps as f64);
         line("time", format!("{whole} at {images:.0} img/s, from timed steps; data not counted"));
     }
-    let chance = plan.method.chance_loss(plan.batch);
-    line("chance", format!("a loss of {chance:.3} is what an encoder that learnt nothing scores"));
+    if let Some(chance) = plan.method.chance_loss(plan.batch) {
+        let text = format!("a loss of {chance:.3} is what an encoder that learnt nothing scores");
+        line("chance", text);
+    }
     text
 }
 

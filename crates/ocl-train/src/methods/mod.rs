@@ -7,8 +7,10 @@
 //! [`Learner::before_step`] and [`Learner::after_step`], where averaged networks follow.
 
 mod figures;
+mod mae;
 mod ocl;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::module::Module;
@@ -23,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::optim::{Clock, NamedGradients, Rates, WarmupCosine};
 
 pub use figures::{Figures, PendingFigures};
+pub use mae::{Mae, MaeDecoder, MaeLearner};
 pub use ocl::{Ocl, OclLearner};
 
 /// A method with its constants, as a recipe writes it: `[method] name = "ocl"` and so on.
@@ -31,6 +34,8 @@ pub use ocl::{Ocl, OclLearner};
 pub enum Method {
     /// Occlusion-based contrastive learning (arXiv 2411.09858).
     Ocl(Ocl),
+    /// Masked autoencoders (arXiv 2111.06377).
+    Mae(Mae),
 }
 
 /// What a learner makes of some images.
@@ -63,9 +68,12 @@ pub struct Objective {
 
 /// What a run trains: a method's networks with its constants.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "a run has one")]
 pub enum Learner {
     /// An encoder and nothing else.
     Ocl(OclLearner),
+    /// An encoder and a decoder.
+    Mae(MaeLearner),
 }
 
 impl Method {
@@ -79,9 +87,11 @@ impl Method {
         seed: u64,
         device: &Device,
     ) -> Result<Learner, ConfigError> {
-        match self {
-            Self::Ocl(ocl) => Ok(Learner::Ocl(ocl.learner(Vit::new(model, seed, device)?))),
-        }
+        let encoder = Vit::new(model, seed, device)?;
+        Ok(match self {
+            Self::Ocl(ocl) => Learner::Ocl(ocl.learner(encoder)),
+            Self::Mae(mae) => Learner::Mae(mae.fresh(encoder, seed)),
+        })
     }
 
     /// The networks in what [`Learner::weights`] gave; `path` is what errors name.
@@ -94,17 +104,23 @@ impl Method {
         path: &Path,
         device: &Device,
     ) -> Result<Learner, WeightsError> {
-        match self {
-            Self::Ocl(ocl) => {
-                Ok(Learner::Ocl(ocl.learner(ocl_model::weights_from(bytes, path, device)?)))
-            }
+        let (encoder, mut others) = ocl_model::weights_with_others_from(bytes, path, device)?;
+        let learner = match self {
+            Self::Ocl(ocl) => Learner::Ocl(ocl.learner(encoder)),
+            Self::Mae(mae) => Learner::Mae(mae.learner(encoder, 0).with_others(&mut others)?),
+        };
+        if others.is_empty() {
+            return Ok(learner);
         }
+        let unexpected = others.into_keys().collect();
+        Err(WeightsError::Mismatch { missing: vec![], unexpected, shapes: vec![] })
     }
 
     /// Which patches of an image the method sees.
     pub fn keep(&self, patches: usize) -> Keep {
         match self {
             Self::Ocl(ocl) => ocl.keep(patches),
+            Self::Mae(mae) => mae.keep(patches),
         }
     }
 
@@ -112,6 +128,7 @@ impl Method {
     pub fn sequences(&self, patches: usize) -> (usize, usize) {
         match self {
             Self::Ocl(ocl) => ocl.sequences(patches),
+            Self::Mae(mae) => mae.sequences(patches),
         }
     }
 
@@ -119,6 +136,7 @@ impl Method {
     pub fn macs_per_image(&self, model: &VitConfig) -> u64 {
         match self {
             Self::Ocl(ocl) => ocl.macs_per_image(model),
+            Self::Mae(mae) => mae.macs_per_image(model),
         }
     }
 
@@ -126,27 +144,30 @@ impl Method {
     pub fn parameters(&self, model: &VitConfig) -> usize {
         match self {
             Self::Ocl(_) => model.parameters(),
+            Self::Mae(mae) => mae.parameters(model),
         }
     }
 
     /// The numbers of a step, from the recipe's schedule of the learning rate and its weight decay.
     pub fn rates(&self, schedule: &WarmupCosine, _weight_decay: f64, clock: Clock) -> Rates {
         match self {
-            Self::Ocl(_) => schedule.at(clock.epoch()).into(),
+            Self::Ocl(_) | Self::Mae(_) => schedule.at(clock.epoch()).into(),
         }
     }
 
     /// Whether biases, norms and tokens decay as matrices do.
     pub fn decays_all(&self) -> bool {
         match self {
-            Self::Ocl(_) => false,
+            Self::Ocl(_) | Self::Mae(_) => false,
         }
     }
 
-    /// What an encoder that learnt nothing scores: printed beside the loss.
-    pub fn chance_loss(&self, batch: usize) -> f64 {
+    /// The loss of networks that learnt nothing, where it can be told: printed beside the loss.
+    pub fn chance_loss(&self, batch: usize) -> Option<f64> {
         match self {
-            Self::Ocl(_) => ocl_loss::chance_loss(batch),
+            Self::Ocl(_) => Some(ocl_loss::chance_loss(batch)),
+            // Normalised pixels have a variance of 1 in each patch.
+            Self::Mae(mae) => mae.norm_pix.then_some(1.0),
         }
     }
 
@@ -154,6 +175,7 @@ impl Method {
     pub fn describe(&self, patches: usize) -> String {
         match self {
             Self::Ocl(ocl) => ocl.describe(patches),
+            Self::Mae(mae) => mae.describe(patches),
         }
     }
 
@@ -161,6 +183,7 @@ impl Method {
     pub(crate) fn problem(&self, patches: usize) -> Option<(&'static str, String)> {
         match self {
             Self::Ocl(ocl) => ocl.problem(patches),
+            Self::Mae(mae) => mae.problem(patches),
         }
     }
 }
@@ -170,6 +193,7 @@ impl Learner {
     pub fn encoder(&self) -> &Vit {
         match self {
             Self::Ocl(learner) => &learner.encoder,
+            Self::Mae(learner) => &learner.encoder,
         }
     }
 
@@ -181,6 +205,7 @@ impl Learner {
     pub fn loss(&self, batch: Batch) -> Tensor<1> {
         match self {
             Self::Ocl(learner) => learner.loss(batch),
+            Self::Mae(learner) => learner.loss(batch),
         }
     }
 
@@ -189,6 +214,7 @@ impl Learner {
     pub fn is_separable(&self) -> bool {
         match self {
             Self::Ocl(_) => false,
+            Self::Mae(_) => true,
         }
     }
 
@@ -196,6 +222,7 @@ impl Learner {
     pub fn embed(&self, batch: Batch) -> Embedded {
         match self {
             Self::Ocl(learner) => Embedded { rows: learner.embed(batch), beside: None },
+            Self::Mae(learner) => learner.embed(batch),
         }
     }
 
@@ -206,6 +233,7 @@ impl Learner {
     pub fn embed_again(&self, batch: Batch) -> Tensor<3> {
         match self {
             Self::Ocl(learner) => learner.embed(batch),
+            Self::Mae(learner) => learner.embed(batch).rows,
         }
     }
 
@@ -214,6 +242,7 @@ impl Learner {
     pub fn objective(&self, embedded: Embedded) -> Objective {
         match self {
             Self::Ocl(learner) => learner.objective(embedded.rows),
+            Self::Mae(learner) => learner.objective(embedded),
         }
     }
 
@@ -222,7 +251,7 @@ impl Learner {
     #[must_use]
     pub fn before_step(self, _rates: &Rates) -> Self {
         match self {
-            Self::Ocl(_) => self,
+            Self::Ocl(_) | Self::Mae(_) => self,
         }
     }
 
@@ -230,22 +259,28 @@ impl Learner {
     #[must_use]
     pub fn after_step(self, _rates: &Rates) -> Self {
         match self {
-            Self::Ocl(_) => self,
+            Self::Ocl(_) | Self::Mae(_) => self,
         }
     }
 
     /// All networks as the bytes of a safetensors file, the encoder's parameters under timm's
     /// names, with `about` in its metadata.
     pub(crate) fn weights(&self, about: &[(&str, String)]) -> Vec<u8> {
-        match self {
-            Self::Ocl(learner) => ocl_model::state_bytes(&learner.encoder, about),
-        }
+        let others = match self {
+            Self::Ocl(_) => BTreeMap::new(),
+            Self::Mae(learner) => learner.others(),
+        };
+        ocl_model::state_bytes_with(self.encoder(), others, about)
     }
 
     /// Shows every parameter to a visitor, under the names that [`Learner::weights`] uses.
     pub fn visit(&self, visitor: &mut impl NamedVisitor) {
         match self {
             Self::Ocl(learner) => visit_named(&learner.encoder, "", visitor),
+            Self::Mae(learner) => {
+                visit_named(&learner.encoder, "", visitor);
+                visit_named(&learner.decoder, "", visitor);
+            }
         }
     }
 
@@ -254,6 +289,11 @@ impl Learner {
     pub fn map(self, mapper: &mut impl NamedMapper) -> Self {
         match self {
             Self::Ocl(learner) => Self::Ocl(learner.over(|encoder| map_named(encoder, "", mapper))),
+            Self::Mae(learner) => Self::Mae(MaeLearner {
+                encoder: map_named(learner.encoder, "", mapper),
+                decoder: map_named(learner.decoder, "", mapper),
+                ..learner
+            }),
         }
     }
 
@@ -262,6 +302,11 @@ impl Learner {
     pub fn no_grad(self) -> Self {
         match self {
             Self::Ocl(learner) => Self::Ocl(learner.over(Vit::no_grad)),
+            Self::Mae(learner) => Self::Mae(MaeLearner {
+                encoder: learner.encoder.no_grad(),
+                decoder: learner.decoder.no_grad(),
+                ..learner
+            }),
         }
     }
 
@@ -275,6 +320,7 @@ impl Learner {
             Self::Ocl(learner) => {
                 Self::Ocl(learner.over(|encoder| encoder.with_precision(precision)))
             }
+            Self::Mae(learner) => Self::Mae(learner.with_precision(precision)),
         }
     }
 }

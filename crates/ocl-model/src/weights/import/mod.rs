@@ -188,7 +188,7 @@ fn linear(
     if weight.shape != [classes, width] || bias.shape != [classes] {
         return Err(ImportError::Head { weight: weight.shape, bias: bias.shape, width });
     }
-    let weight = weight.into_ours("head.weight", 0); // [D, classes]
+    let weight = weight.into_ours("head.weight"); // [D, classes]
     let weight = Tensor::from_data(TensorData::new(weight.values, weight.shape), device);
     let bias = Tensor::from_data(TensorData::new(bias.values, [classes]), device);
     Ok(Linear { weight: Param::from_tensor(weight), bias: Param::from_tensor(bias) })

@@ -1,0 +1,299 @@
+//! Masked autoencoders (MAE, arXiv 2111.06377): the encoder sees a few patches, a small decoder
+//! beside it tells the pixels of all others.
+//!
+//! A batch brings every patch of its crops in a drawn order: the first `K` are kept, the rest are
+//! hidden and are the target. No patch goes back to its place: attention does not ask for the order
+//! of tokens, only for their positions.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Int, Tensor};
+use ocl_data::{Batch, Keep};
+use ocl_model::{
+    Block, BlockShape, Draw, HostTensor, Init, LayerNorm, Linear, Precision, Vit, VitConfig,
+    WeightsError, apply_module_state, module_state, redraw, sincos_table,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Embedded, Objective, PendingFigures};
+use crate::device::batch_tensors;
+use crate::optim::NamedGradients;
+
+/// Added to the variance of a patch's pixels.
+const PIXEL_EPSILON: f64 = 1e-6;
+
+/// Streams of draws apart from the encoder's.
+const DECODER_STREAM: u64 = u64::from_le_bytes(*b"mae-deco");
+const BIAS_STREAM: u64 = u64::from_le_bytes(*b"mae-bias");
+
+/// Constants of MAE.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Mae {
+    /// Share of the patches that the encoder does not see, `0..1`.
+    pub mask_ratio: f64,
+    /// Whether the target is the pixels less their patch's mean, over its deviation.
+    pub norm_pix: bool,
+    /// Token width of the decoder.
+    pub decoder_width: usize,
+    /// Blocks of the decoder.
+    pub decoder_depth: usize,
+    /// Attention heads of the decoder.
+    pub decoder_heads: usize,
+}
+
+/// An encoder that learns by MAE, with its decoder.
+#[derive(Clone, Debug)]
+pub struct MaeLearner {
+    /// The constants.
+    pub mae: Mae,
+    /// What is left of a run.
+    pub encoder: Vit,
+    /// What is there to train with.
+    pub decoder: MaeDecoder,
+}
+
+/// The decoder: a narrow transformer over all patches, and a linear layer to pixels. Its parameters
+/// have the names of MAE's published weights.
+#[derive(Module, Debug)]
+pub struct MaeDecoder {
+    decoder_embed: Linear,
+    /// `[1, 1, Dd]`, stands for every hidden patch.
+    mask_token: Param<Tensor<3>>,
+    decoder_blocks: Vec<Block>,
+    decoder_norm: LayerNorm,
+    decoder_pred: Linear,
+    /// `[1+L, Dd]`, fixed; not a parameter.
+    decoder_pos_embed: Tensor<2>,
+    #[module(skip)]
+    precision: Precision,
+}
+
+impl Mae {
+    /// Kept patches of `patches`: `floor(L (1 - r))`, in floating point as the authors' program
+    /// has it.
+    pub fn kept(&self, patches: usize) -> usize {
+        (patches as f64 * (1.0 - self.mask_ratio)) as usize
+    }
+
+    /// The method with an encoder that has learnt nothing. It begins as [`Vit::new`] has it, but for
+    /// the bias of the patch projection, which keeps a convolution's usual `U(-a, a)`,
+    /// `a = 1 / sqrt(3 P^2)`.
+    pub(super) fn fresh(self, encoder: Vit, seed: u64) -> MaeLearner {
+        let bound = (encoder.config().patch_len() as f64).sqrt().recip();
+        let device = encoder.device();
+        let mut init = Init::new(seed ^ BIAS_STREAM, &device);
+        let rule = |name: &str, _: &[usize]| {
+            (name == "patch_embed.proj.bias").then_some(Draw::Uniform(bound))
+        };
+        self.learner(redraw(encoder, &mut init, rule), seed)
+    }
+
+    /// The method with its encoder and a decoder drawn from `seed`.
+    pub fn learner(self, encoder: Vit, seed: u64) -> MaeLearner {
+        let decoder = MaeDecoder::new(&self, encoder.config(), seed, &encoder.device());
+        MaeLearner { mae: self, encoder, decoder }
+    }
+
+    fn block(&self, mlp_ratio: usize) -> BlockShape {
+        BlockShape { width: self.decoder_width, heads: self.decoder_heads, mlp_ratio }
+    }
+
+    pub(super) fn keep(&self, _: usize) -> Keep {
+        // All of them, in drawn order.
+        Keep::Random { mask_ratio: 0.0 }
+    }
+
+    pub(super) fn sequences(&self, patches: usize) -> (usize, usize) {
+        (1, 1 + self.kept(patches))
+    }
+
+    pub(super) fn parameters(&self, model: &VitConfig) -> usize {
+        let (d, w) = (model.width, self.decoder_width);
+        let linear = |inputs: usize, outputs: usize| inputs * outputs + outputs;
+        let decoder = self.as_encoder(model);
+        // A decoder's blocks and norm are an encoder's without patch projection and class token.
+        let blocks = decoder.parameters() - linear(model.patch_len(), w) - w;
+        model.parameters() + linear(d, w) + w + blocks + linear(w, model.patch_len())
+    }
+
+    pub(super) fn macs_per_image(&self, model: &VitConfig) -> u64 {
+        let patches = model.patches();
+        let kept = 1 + self.kept(patches);
+        let (d, w, pixels) =
+            (model.width as u64, self.decoder_width as u64, model.patch_len() as u64);
+        let hidden = (patches + 1 - kept) as u64;
+        let decoder =
+            self.as_encoder(model).forward_macs(1 + patches) - patches as u64 * pixels * w;
+        3 * (model.forward_macs(kept) + kept as u64 * d * w + decoder + hidden * w * pixels)
+    }
+
+    /// An encoder of the decoder's shape, to count by.
+    fn as_encoder(&self, model: &VitConfig) -> VitConfig {
+        VitConfig {
+            width: self.decoder_width,
+            depth: self.decoder_depth,
+            heads: self.decoder_heads,
+            ..model.clone()
+        }
+    }
+
+    pub(super) fn describe(&self, patches: usize) -> String {
+        format!(
+            "MAE: {} of {patches} patches seen (mask ratio {}), pixels{} told by a decoder of {} \
+             blocks, {} wide",
+            self.kept(patches),
+            self.mask_ratio,
+            if self.norm_pix { ", normalised patch by patch," } else { "" },
+            self.decoder_depth,
+            self.decoder_width
+        )
+    }
+
+    pub(super) fn problem(&self, patches: usize) -> Option<(&'static str, String)> {
+        if !(0.0..1.0).contains(&self.mask_ratio) {
+            return Some(("mask_ratio", format!("{} is not in 0..1", self.mask_ratio)));
+        }
+        let kept = self.kept(patches);
+        if kept == 0 || kept == patches {
+            let reason = format!(
+                "{} keeps {kept} of {patches} patches; at least one must be seen and one hidden",
+                self.mask_ratio
+            );
+            return Some(("mask_ratio", reason));
+        }
+        if self.decoder_depth == 0 {
+            return Some(("decoder_depth", "is at least 1".into()));
+        }
+        let (width, heads) = (self.decoder_width, self.decoder_heads);
+        if width == 0 || !width.is_multiple_of(4) {
+            return Some(("decoder_width", format!("{width} is not a multiple of 4")));
+        }
+        if heads == 0 || !width.is_multiple_of(heads) {
+            return Some((
+                "decoder_heads",
+                format!("{heads} heads do not divide a width of {width}"),
+            ));
+        }
+        None
+    }
+}
+
+impl MaeDecoder {
+    fn new(mae: &Mae, model: &VitConfig, seed: u64, device: &Device) -> Self {
+        let mut init = Init::new(seed ^ DECODER_STREAM, device);
+        let (w, grid) = (mae.decoder_width, model.grid());
+        let shape = mae.block(model.mlp_ratio);
+        Self {
+            decoder_embed: Linear::new(model.width, w, &mut init),
+            mask_token: Param::from_tensor(init.normal([1, 1, w], 0.02)),
+            decoder_blocks: (0..mae.decoder_depth)
+                .map(|i| Block::new(shape, i, &mut init))
+                .collect(),
+            decoder_norm: LayerNorm::new(w, &init),
+            decoder_pred: Linear::new(w, model.patch_len(), &mut init),
+            decoder_pos_embed: init.tensor(sincos_table(w, grid), [1 + grid * grid, w]),
+            precision: Precision::F32,
+        }
+    }
+
+    /// What the first block sees: the class token's and the kept patches' embeddings, a mask token
+    /// for each hidden patch, positions added.
+    ///
+    /// # Shapes
+    /// - `latent` `[N, 1+K, D]`; `positions` `[N, L]`, those of the kept patches first.
+    /// - result `[N, 1+L, Dd]`, in the order of `positions`.
+    pub fn tokens(&self, latent: Tensor<3>, positions: Tensor<2, Int>) -> Tensor<3> {
+        let [n, kept, _] = latent.dims();
+        let [_, patches] = positions.dims();
+        let seen = self.decoder_embed.apply(self.precision, latent); // [N, 1+K, Dd]
+        let w = seen.dims()[2];
+        let hidden = self.mask_token.val().expand([n, patches + 1 - kept, w]);
+        let rows = positions.reshape([n * patches]).add_scalar(1); // row 0 is the class token's
+        let places = self.decoder_pos_embed.clone().select(0, rows).reshape([n, patches, w]);
+        let none = Tensor::zeros([n, 1, w], &places.device());
+        Tensor::cat(vec![seen, hidden], 1) + Tensor::cat(vec![none, places], 1) // [N, 1+L, Dd]
+    }
+
+    /// Pixels of the hidden patches, in the order of their positions.
+    ///
+    /// # Shapes
+    /// As [`MaeDecoder::tokens`]; result `[N, L-K, P*P*3]`.
+    pub fn forward(&self, latent: Tensor<3>, positions: Tensor<2, Int>) -> Tensor<3> {
+        let kept = latent.dims()[1];
+        let x = self.tokens(latent, positions);
+        let x = self.decoder_blocks.iter().fold(x, |x, block| block.forward(x));
+        let hidden = x.dims()[1] - kept;
+        let x = self.decoder_norm.forward(x.narrow(1, kept, hidden)); // [N, L-K, Dd]
+        self.decoder_pred.apply(self.precision, x) // [N, L-K, P*P*3]
+    }
+}
+
+impl MaeLearner {
+    pub(super) fn loss(&self, batch: Batch) -> Tensor<1> {
+        self.embed(batch).rows.mean()
+    }
+
+    /// Each image's loss: the mean square of what the decoder missed of its hidden patches.
+    pub(super) fn embed(&self, batch: Batch) -> Embedded {
+        let Batch { images: n, kept: all, patch_len, patches, positions, .. } = batch;
+        let device = self.encoder.device();
+        let (patches, positions): (Tensor<3>, Tensor<2, Int>) =
+            batch_tensors(patches, &positions, [n, all, patch_len], &device);
+        let kept = self.mae.kept(all);
+        let (seen, hidden) =
+            (patches.clone().narrow(1, 0, kept), patches.narrow(1, kept, all - kept));
+        let tokens = self.encoder.tokens(seen, positions.clone().narrow(1, 0, kept));
+        let latent = self.encoder.encode(tokens); // [N, 1+K, D]
+        let class = latent.clone().narrow(1, 0, 1).inner(); // [N, 1, D]
+        let missed = self.decoder.forward(latent, positions) - self.target(hidden);
+        let rows = missed.square().mean_dim(2).mean_dim(1); // [N, 1, 1]
+        Embedded { rows, beside: Some(class) }
+    }
+
+    /// What the decoder has to tell of patches `[N, H, P*P*3]`.
+    fn target(&self, patches: Tensor<3>) -> Tensor<3> {
+        if !self.mae.norm_pix {
+            return patches;
+        }
+        let values = patches.dims()[2] as f64;
+        let mean = patches.clone().mean_dim(2); // [N, H, 1]
+        // From differences: a flat patch would cancel in f32.
+        let apart = patches - mean;
+        let variance = apart.clone().square().sum_dim(2).div_scalar(values - 1.0);
+        apart / variance.add_scalar(PIXEL_EPSILON).sqrt()
+    }
+
+    pub(super) fn objective(&self, embedded: Embedded) -> Objective {
+        let Embedded { rows, beside } = embedded;
+        let gradient = Tensor::ones_like(&rows).div_scalar(rows.dims()[0] as f64);
+        Objective {
+            loss: rows.mean(),
+            gradient,
+            of_heads: NamedGradients::default(),
+            figures: PendingFigures::default(),
+            watched: beside.expect("the class tokens are watched"),
+        }
+    }
+
+    /// The decoder's parameters by name.
+    pub(super) fn others(&self) -> BTreeMap<String, HostTensor> {
+        module_state(&self.decoder, "")
+    }
+
+    pub(super) fn with_others(
+        mut self,
+        others: &mut BTreeMap<String, HostTensor>,
+    ) -> Result<Self, WeightsError> {
+        self.decoder = apply_module_state(self.decoder, "", others)?;
+        Ok(self)
+    }
+
+    pub(super) fn with_precision(mut self, precision: Precision) -> Self {
+        self.encoder = self.encoder.with_precision(precision);
+        let blocks = self.decoder.decoder_blocks.into_iter();
+        self.decoder.decoder_blocks = blocks.map(|block| block.with_precision(precision)).collect();
+        self.decoder.precision = precision;
+        self
+    }
+}
