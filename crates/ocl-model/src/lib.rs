@@ -26,7 +26,7 @@ mod weights;
 pub use device::{fits_gpu_block, is_host};
 pub use encoder::{
     Block, BlockShape, ConfigError, Draw, ENCODER_SIZES, Init, LayerNorm, Linear, Pooling, Vit,
-    VitConfig, redraw, sincos_table,
+    VitConfig, redraw, row_first_table, sincos_table,
 };
 pub use named::{NamedMapper, NamedVisitor, map_named, visit_named};
 pub use precision::{Precision, UnknownPrecision};

@@ -66,7 +66,8 @@ impl Embedding {
             ),
             Self::Patches => {
                 let tokens = vit.encode(tokens(vit, batch, 0..batch.images, device));
-                let patches = tokens.narrow(1, 1, batch.kept); // [N, L, D]
+                let cls = usize::from(vit.has_cls_token());
+                let patches = tokens.narrow(1, cls, batch.kept); // [N, L, D]
                 let patches = patches.try_into_vec_as::<f32>().map_err(EvalError::Device)?;
                 rows.extend(patches);
                 Ok(())

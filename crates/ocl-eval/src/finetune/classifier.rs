@@ -60,9 +60,11 @@ impl Classifier {
         let [n, k, d] = tokens.dims();
         let branches = step.map_or(vec![], |key| self.branches(n, key, &tokens.device()));
         let x = self.vit.encode_branches(tokens, &branches); // [N, 1+K, D]
+        let cls = usize::from(self.vit.has_cls_token());
         let pooled = match &self.fc_norm {
-            Some(norm) => norm.forward(x.narrow(1, 1, k).mean_dim(1)), // [N, 1, D]
-            None => self.vit.final_norm(x.narrow(1, 0, 1)),            // [N, 1, D]
+            Some(norm) => norm.forward(x.narrow(1, cls, k).mean_dim(1)), // [N, 1, D]
+            None if cls == 0 => self.vit.final_norm(x).mean_dim(1),      // [N, 1, D]
+            None => self.vit.final_norm(x.narrow(1, 0, 1)),              // [N, 1, D]
         };
         self.head.forward(pooled.reshape([n, d])) // [N, C]
     }

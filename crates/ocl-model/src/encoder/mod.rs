@@ -13,7 +13,7 @@ pub use block::Block;
 pub use config::{BlockShape, ConfigError, ENCODER_SIZES, VitConfig};
 pub use init::{Draw, Init, redraw};
 pub use layers::{LayerNorm, Linear};
-pub use positions::sincos_table;
+pub use positions::{row_first_table, sincos_table};
 pub use vit::{Pooling, Vit};
 
 pub(crate) use parts::Parts;

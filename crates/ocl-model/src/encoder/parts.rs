@@ -7,7 +7,7 @@ use super::config::{ConfigError, VitConfig};
 use super::grid::resample_positions;
 use super::init::Init;
 use super::layers::LayerNorm;
-use super::positions::sincos_table;
+use super::positions::{row_first_table, sincos_table};
 use super::vit::{Pooling, Vit};
 
 /// A table of positions that is nowhere further from the fixed one is the fixed one: bfloat16 keeps 1 with
@@ -17,6 +17,7 @@ const FIXED_WITHIN: f32 = 0.01;
 /// Which of its optional parts an encoder has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Parts {
+    pub(crate) class_token: bool,
     pub(crate) registers: usize,
     pub(crate) layer_scale: bool,
     pub(crate) norm: bool,
@@ -28,6 +29,9 @@ impl Vit {
     pub(crate) fn with_parts(mut self, parts: Parts) -> Self {
         let (d, device) = (self.config.width, self.device());
         let init = Init::new(0, &device);
+        if !parts.class_token {
+            self.cls_token = None;
+        }
         self.reg_token = (parts.registers > 0)
             .then(|| Param::from_tensor(init.constant([1, parts.registers, d], 0.0)));
         if parts.layer_scale {
@@ -42,6 +46,7 @@ impl Vit {
     /// The optional parts that this encoder has.
     pub(crate) fn parts(&self) -> Parts {
         Parts {
+            class_token: self.has_cls_token(),
             registers: self.registers(),
             layer_scale: self.blocks.iter().any(|block| block.has_layer_scale()),
             norm: self.norm.is_some(),
@@ -49,13 +54,19 @@ impl Vit {
         }
     }
 
-    /// The pooling that weights with such norms are made for: the mean where the norm stands after it.
+    /// The pooling that such an encoder is made for: the mean where the norm stands after it, or where
+    /// there is no class token.
     pub fn usual_pooling(&self) -> Pooling {
-        if self.norm.is_none() && self.fc_norm.is_some() { Pooling::Mean } else { Pooling::Cls }
+        let norm_after = self.norm.is_none() && self.fc_norm.is_some();
+        if norm_after || !self.has_cls_token() { Pooling::Mean } else { Pooling::Cls }
     }
 
-    /// The encoder with a table of positions `[1+L, D]`.
-    pub(crate) fn with_positions(mut self, table: Vec<f32>) -> Self {
+    /// The encoder with another table of positions, `[1+L, D]`, whose first row is zero.
+    ///
+    /// # Panics
+    /// If the table is not of this size.
+    #[must_use]
+    pub fn with_positions(mut self, table: Vec<f32>) -> Self {
         let shape = [1 + self.config.patches(), self.config.width];
         let device = self.pos_embed.device();
         self.pos_embed = Tensor::from_data(TensorData::new(table, shape), &device);
@@ -77,10 +88,11 @@ impl Vit {
         new.validate()?;
         let (d, from, to) = (self.config.width, self.config.grid(), new.grid());
         let table = self.positions();
-        let fixed = sincos_table(d, from);
-        let is_fixed = table.iter().zip(&fixed).all(|(a, b)| (a - b).abs() < FIXED_WITHIN);
-        let table = if is_fixed {
+        let is = |fixed: &[f32]| table.iter().zip(fixed).all(|(a, b)| (a - b).abs() < FIXED_WITHIN);
+        let table = if is(&sincos_table(d, from)) {
             sincos_table(d, to)
+        } else if is(&row_first_table(d, from)) {
+            row_first_table(d, to)
         } else {
             let mut whole = vec![0.0; d];
             whole.extend(resample_positions(&table[d..], d, from, to));

@@ -37,7 +37,8 @@ pub enum Pooling {
 /// The optional parts are those that weights from elsewhere may have ([`crate::open_weights`]).
 #[derive(Module, Debug)]
 pub struct Vit {
-    cls_token: Param<Tensor<3>>,
+    /// `[1, 1, D]`; I-JEPA's encoders have none.
+    pub(crate) cls_token: Option<Param<Tensor<3>>>,
     /// `[1, R, D]`, registers: tokens of no place, dropped after the blocks (arXiv 2309.16588).
     pub(crate) reg_token: Option<Param<Tensor<3>>>,
     patch_embed: PatchEmbed,
@@ -65,7 +66,7 @@ impl Vit {
         let mut init = Init::new(seed, device);
         let (d, grid) = (config.width, config.grid());
         Ok(Self {
-            cls_token: Param::from_tensor(init.normal([1, 1, d], 0.02)),
+            cls_token: Some(Param::from_tensor(init.normal([1, 1, d], 0.02))),
             reg_token: None,
             patch_embed: PatchEmbed { proj: Linear::new(config.patch_len(), d, &mut init) },
             blocks: (0..config.depth).map(|i| Block::new(config.block(), i, &mut init)).collect(),
@@ -98,7 +99,7 @@ impl Vit {
 
     /// Where the parameters live: inputs must be made there.
     pub fn device(&self) -> Device {
-        self.cls_token.val().device()
+        self.pos_embed.device()
     }
 
     /// Embeds patches and adds their positions: `token = proj(patch) + position`.
@@ -136,7 +137,7 @@ impl Vit {
     /// Puts the class token before each sequence, runs the blocks and the norm before pooling.
     ///
     /// # Shapes
-    /// `[B, T, D]` to `[B, 1+T, D]`; row 0 is the class token.
+    /// `[B, T, D]` to `[B, 1+T, D]`; row 0 is the class token. `[B, T, D]` for an encoder without.
     pub fn encode(&self, tokens: Tensor<3>) -> Tensor<3> {
         let x = self.with_prefix(tokens); // [B, 1+R+T, D]
         let x = self.blocks.iter().fold(x, |x, block| block.forward(x));
@@ -147,7 +148,11 @@ impl Vit {
     ///
     /// # Shapes
     /// `[B, T, D]` to `[B, D]`.
+    ///
+    /// # Panics
+    /// If the encoder has no class token.
     pub fn encode_cls(&self, tokens: Tensor<3>) -> Tensor<2> {
+        assert!(self.has_cls_token(), "this encoder has no class token; pool by the mean");
         let [b, _, d] = tokens.dims();
         let x = self.with_prefix(tokens); // [B, 1+R+T, D]
         let (last, blocks) = self.blocks.split_last().expect("a valid encoder has blocks");
@@ -166,7 +171,8 @@ impl Vit {
         match pooling {
             Pooling::Cls => self.encode_cls(tokens),
             Pooling::Mean => {
-                let mean = self.encode(tokens).narrow(1, 1, t).mean_dim(1); // [B, 1, D]
+                let first = usize::from(self.has_cls_token());
+                let mean = self.encode(tokens).narrow(1, first, t).mean_dim(1); // [B, 1, D]
                 normed(&self.fc_norm, mean).reshape([b, d]) // [B, D]
             }
         }
@@ -205,8 +211,8 @@ impl Vit {
     fn with_prefix(&self, tokens: Tensor<3>) -> Tensor<3> {
         let [b, _, d] = tokens.dims();
         // The class token's position is zero: nothing to add.
-        let cls = self.cls_token.val().expand([b, 1, d]);
-        let mut parts = vec![cls];
+        let cls = self.cls_token.as_ref().map(|cls| cls.val().expand([b, 1, d]));
+        let mut parts: Vec<_> = cls.into_iter().collect();
         if let Some(registers) = &self.reg_token {
             parts.push(registers.val().expand([b, self.registers(), d]));
         }
@@ -219,8 +225,30 @@ impl Vit {
         if r == 0 {
             return x;
         }
-        let patches = x.clone().narrow(1, 1 + r, t - 1 - r);
+        let cls = usize::from(self.has_cls_token());
+        let patches = x.clone().narrow(1, cls + r, t - cls - r);
+        if cls == 0 {
+            return patches;
+        }
         Tensor::cat(vec![x.narrow(1, 0, 1), patches], 1) // [B, 1+T, D]
+    }
+
+    /// Whether there is a class token; without one an image is the mean of its patch tokens.
+    pub fn has_cls_token(&self) -> bool {
+        self.cls_token.is_some()
+    }
+
+    /// The same encoder without a class token.
+    #[must_use]
+    pub fn without_cls_token(self) -> Self {
+        Self { cls_token: None, ..self }
+    }
+
+    /// The same encoder, whose patch projection learns nothing: MoCo v3 (arXiv 2104.02057, section
+    /// 4.3) trains more steadily over a fixed random one.
+    #[must_use]
+    pub fn with_frozen_patches(self) -> Self {
+        Self { patch_embed: self.patch_embed.no_grad(), ..self }
     }
 
     /// Number of register tokens `R`.

@@ -12,7 +12,7 @@ use super::gemm::Gemm;
 use super::launch::{
     attention, attention_gradient, column_sums, gelu, gelu_gradient, norm, norm_gradient,
 };
-use super::shapes::{Lengths, as_factor, empty, matrix};
+use super::shapes::{Lengths, as_factor, matrix};
 use super::tensors::{BlockGradients, BlockParameters, BlockSaved};
 use crate::precision::Precision;
 

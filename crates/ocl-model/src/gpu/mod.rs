@@ -29,9 +29,7 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::fusion::custom::TensorSpec;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{
-    Autodiff, Backend, Dispatch, DispatchDevice, ExtensionType, backend_extension,
-};
+use burn::backend::{Autodiff, Backend, Dispatch, DispatchDevice, backend_extension};
 use burn::tensor::{DType, Device, Shape, Tensor};
 use burn_cubecl::CubeBackend;
 
@@ -39,6 +37,7 @@ use crate::device::fits_gpu_block;
 pub(crate) use block::Form;
 pub(crate) use projection::gpu_projection;
 pub(crate) use tensors::{BlockGradients, BlockParameters, BlockSaved};
+use tensors::{BlockGradientsMetadata, BlockParametersMetadata, BlockSavedMetadata};
 
 /// The two passes of a block, without a graph: what [`GpuBlock`] is made of. A trait of its own,
 /// since backends with a graph have the one and not the other.

@@ -10,6 +10,7 @@ pub(super) fn parts_of(state: &BTreeMap<String, HostTensor>) -> Parts {
     let has = |name: &str| state.contains_key(name);
     let registers = state.get("reg_token").and_then(|tensor| tensor.shape.get(1));
     Parts {
+        class_token: has("cls_token"),
         registers: registers.copied().unwrap_or(0),
         layer_scale: state.keys().any(|name| name.ends_with(".gamma")),
         // Weights with neither norm lack the usual one.
@@ -24,7 +25,9 @@ pub(super) fn expected_shapes(config: &VitConfig, parts: Parts) -> BTreeMap<Stri
     let hidden = d * config.mlp_ratio;
     let mut shapes = BTreeMap::new();
     let mut add = |name: String, shape: &[usize]| drop(shapes.insert(name, shape.to_vec()));
-    add("cls_token".to_owned(), &[1, 1, d]);
+    if parts.class_token {
+        add("cls_token".to_owned(), &[1, 1, d]);
+    }
     if parts.registers > 0 {
         add("reg_token".to_owned(), &[1, parts.registers, d]);
     }
@@ -72,14 +75,14 @@ pub(super) fn take_positions(
 ) -> Option<Vec<f32>> {
     let (d, patches) = (config.width, config.patches());
     let table = state.remove("pos_embed")?;
-    let registers = parts_of(state).registers;
+    let Parts { class_token, registers, .. } = parts_of(state);
     let prefix = match table.shape.as_slice() {
         &[1, rows, width] if width == d => {
             prefixes(registers).into_iter().find(|prefix| prefix.checked_add(patches) == Some(rows))
         }
         _ => None,
     };
-    let tokens = [("cls_token", 1), ("reg_token", registers)];
+    let tokens = [("cls_token", usize::from(class_token)), ("reg_token", registers)];
     let fits = |&(name, count): &(&str, usize)| {
         count == 0 || state.get(name).is_some_and(|token| token.shape == [1, count, d])
     };
@@ -115,8 +118,20 @@ mod tests {
     #[test]
     fn the_shapes_expected_are_those_of_an_encoder() {
         let device = Device::default();
-        let all = Parts { registers: 3, layer_scale: true, norm: false, fc_norm: true };
-        let plain = Parts { registers: 0, layer_scale: false, norm: true, fc_norm: false };
+        let all = Parts {
+            class_token: false,
+            registers: 3,
+            layer_scale: true,
+            norm: false,
+            fc_norm: true,
+        };
+        let plain = Parts {
+            class_token: true,
+            registers: 0,
+            layer_scale: false,
+            norm: true,
+            fc_norm: false,
+        };
         for parts in [plain, all] {
             let vit = Vit::new(&config(), 0, &device).unwrap().with_parts(parts);
             assert_eq!(vit.parts(), parts);

@@ -45,7 +45,10 @@ pub fn state_bytes_with(
     let (d, r) = (config.width, vit.parts().registers);
     let mut places = vec![0.0; r * d]; // registers have no place, no more than the class token
     places.extend(vit.positions());
-    let shape = vec![1, 1 + r + config.patches(), d];
+    if !vit.has_cls_token() {
+        places.drain(..d);
+    }
+    let shape = vec![1, places.len() / d, d];
     state.insert("pos_embed".to_owned(), HostTensor { shape, values: places });
     state.extend(further);
     let more = more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();

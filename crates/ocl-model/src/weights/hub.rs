@@ -162,6 +162,9 @@ fn config_json(vit: &Vit, classes: usize, pooling: Pooling, how: &Preprocessing)
         "global_pool": pooling.timm(),
         "fc_norm": parts.fc_norm,
     });
+    if !parts.class_token {
+        args["class_token"] = json!(false);
+    }
     if parts.layer_scale {
         // Any number will do: the factors are loaded.
         args["init_values"] = json!(1e-5);

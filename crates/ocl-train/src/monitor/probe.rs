@@ -102,7 +102,7 @@ impl Probe {
 fn encode(vit: &Vit, batch: Batch) -> Tensor<2> {
     let shape = [batch.images, batch.kept, batch.patch_len];
     let (patches, positions) = batch_tensors(batch.patches, &batch.positions, shape, &vit.device());
-    let features = vit.encode_cls(vit.tokens(patches, positions)); // [N, D]
+    let features = vit.pooled(vit.tokens(patches, positions), vit.usual_pooling()); // [N, D]
     let length = features.clone().square().sum_dim(1).sqrt(); // [N, 1]
     features / length
 }

@@ -18,8 +18,8 @@ pub(super) struct Named {
 const KERNEL: &str = "patch_embed.proj.weight";
 
 /// Where in a file that holds several networks the encoder is, best first: the averaged network of
-/// DINO, the one that MoCo v3 evaluates.
-const NETWORKS: [&str; 3] = ["teacher", "base_encoder", "backbone"];
+/// DINO and that of I-JEPA, the one that MoCo v3 evaluates.
+const NETWORKS: [&str; 4] = ["teacher", "target_encoder", "base_encoder", "backbone"];
 
 /// Sorts tensors into encoder, head and the rest.
 pub(super) fn sort(tensors: Vec<(String, HostTensor)>) -> Named {
