@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use ocl_data::{EvalView, Geometry, Normalisation, Source, SourceKind, Split};
-use ocl_eval::{ExtractConfig, Extractor, KnnConfig, Pool, Progress, extract, knn};
-use ocl_model::{Vit, VitConfig};
+use ocl_eval::{ExtractConfig, Extractor, KnnConfig, Progress, extract, knn};
+use ocl_model::{Pooling, Vit, VitConfig};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let device = Device::default();
@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut progress = Progress::stderr();
     let mut features = |split| -> Result<_, Box<dyn Error>> {
         let source = Arc::new(Source::open("embedded", SourceKind::Auto, split)?);
-        let class_tokens = [Extractor::Encoder(&encoder, Pool::Cls)];
+        let class_tokens = [Extractor::Encoder(&encoder, Pooling::Cls)];
         Ok(extract(&class_tokens, &source, split, None, &config, &device, &mut progress)?.remove(0))
     };
     let (bank, queries) = (features(Split::Train)?, features(Split::Test)?);

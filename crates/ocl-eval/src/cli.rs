@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use ocl_data::SourceKind;
-use ocl_eval::{Pool, REPORT_LIMITS};
+use ocl_eval::REPORT_LIMITS;
+use ocl_model::Pooling;
 use ocl_train::Backend;
 
 use crate::embedding::{EmbedArgs, NeighboursArgs};
@@ -79,7 +80,7 @@ pub(crate) struct SubjectArgs {
     /// cls (class token) or mean (of the patch tokens) [default: cls, but mean for weights whose norm
     /// stands after pooling]
     #[arg(long)]
-    pub(crate) pool: Option<Pool>,
+    pub(crate) pool: Option<Pooling>,
     /// Images encoded at a time [default: 32 on flex, else 256]
     #[arg(long)]
     pub(crate) encode_batch: Option<usize>,

@@ -7,10 +7,10 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use ocl_data::{Source, SourceKind, Split, decode};
 use ocl_eval::{
-    Embedding, Features, Pool, Preparation, Progress, Run, Subject, WeightsRecord,
-    default_encode_batch, embed, feature_of, nearest, read_features, write_grid,
+    Embedding, Features, Preparation, Progress, Run, Subject, WeightsRecord, default_encode_batch,
+    embed, feature_of, nearest, read_features, write_grid,
 };
-use ocl_model::{OpenOptions, Vit, preprocessing_beside, weights_file};
+use ocl_model::{OpenOptions, Pooling, Vit, preprocessing_of, weights_file};
 
 use crate::cli::Common;
 
@@ -61,8 +61,8 @@ pub(crate) struct NeighboursArgs {
     #[arg(long, default_value_t = 8)]
     k: usize,
     /// cls or mean
-    #[arg(long, default_value_t = Pool::Cls)]
-    pool: Pool,
+    #[arg(long, default_value_t = Pooling::Cls)]
+    pool: Pooling,
     /// Features of PATH that embed wrote, of the same encoder and pool [default: made now]
     #[arg(long, value_name = "FILE.npy")]
     features: Option<PathBuf>,
@@ -96,7 +96,7 @@ fn open(args: &EncoderArgs, data: &str) -> Result<Opened> {
         Some(run) => Preparation { geometry, ..run.preparation() },
         None => Preparation::imagenet(geometry),
     };
-    if let (None, Some(says)) = (&run, preprocessing_beside(&weights)) {
+    if let (None, Some(says)) = (&run, preprocessing_of(&weights)) {
         preparation = preparation.with(says);
     }
     preparation.workers = args.common.workers.unwrap_or(preparation.workers);

@@ -125,6 +125,20 @@ pub enum EvalError {
     /// The weights could not be read.
     #[error("cannot load the encoder")]
     Weights(#[from] ocl_model::WeightsError),
+    /// Weights without a classifier where one is needed.
+    #[error(
+        "{} holds an encoder without a classifier: train one on labelled images with cargo xtask \
+         finetune --weights {} --data PATH",
+        path.display(),
+        path.display()
+    )]
+    NoClassifier {
+        /// The file.
+        path: PathBuf,
+    },
+    /// What was found could not be told on.
+    #[error("cannot write what was found")]
+    Output(#[source] std::io::Error),
     /// The shape of the encoder is impossible.
     #[error("cannot build the encoder")]
     Config(#[from] ocl_model::ConfigError),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use ocl_eval::{Pool, Run};
+use ocl_eval::Run;
 use ocl_model::{
     OpenOptions, OpenedWeights, Pooling, Preprocessing, export_folder, open_weights, weights_file,
 };
@@ -20,8 +20,8 @@ pub(crate) struct ExportArgs {
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
     /// What features are to be for who loads the folder: cls or mean
-    #[arg(long, default_value_t = Pool::Cls)]
-    pool: Pool,
+    #[arg(long, default_value_t = Pooling::Cls)]
+    pool: Pooling,
     #[command(flatten)]
     to: Target,
 }
@@ -69,10 +69,7 @@ pub(crate) fn export(args: &ExportArgs) -> Result<()> {
     };
     let weights = args.weights.clone().unwrap_or_else(|| run.final_weights());
     let mut opened = open(&weights, None, &args.to)?;
-    opened.pooling = match args.pool {
-        Pool::Cls => Pooling::Cls,
-        Pool::Mean => Pooling::Mean,
-    };
+    opened.pooling = args.pool;
     write(&opened, &args.to, &how)
 }
 
@@ -93,8 +90,8 @@ fn open(weights: &Path, heads: Option<usize>, to: &Target) -> Result<OpenedWeigh
 }
 
 fn write(opened: &OpenedWeights, to: &Target, how: &Preprocessing) -> Result<()> {
-    let OpenedWeights { vit, pooling, head, ignored, .. } = opened;
-    export_folder(&to.out, vit, head.as_ref(), *pooling, how)?;
+    let OpenedWeights { vit, pooling, head, classes, ignored, .. } = opened;
+    export_folder(&to.out, vit, head.as_ref(), *pooling, how, classes)?;
     let folder = std::path::absolute(&to.out).context("the folder has no absolute path")?;
     let shape = vit.config();
     let mut text = format!(
@@ -105,8 +102,8 @@ fn write(opened: &OpenedWeights, to: &Target, how: &Preprocessing) -> Result<()>
         Pooling::Cls => "class token",
         Pooling::Mean => "mean of the patch tokens",
     };
-    let classes = head.as_ref().map_or(0, |head| head.bias.val().dims()[0]);
-    text += &format!("features    {pooled}; classifier of {classes} classes\n");
+    let outputs = head.as_ref().map_or(0, |head| head.bias.val().dims()[0]);
+    text += &format!("features    {pooled}; classifier of {outputs} classes\n");
     if !ignored.is_empty() {
         text += &format!("left out    {} tensors: {}\n", ignored.len(), short_list(ignored));
     }

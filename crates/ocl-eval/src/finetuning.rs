@@ -32,15 +32,18 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<bool> {
     let workers = args.common.workers.unwrap_or((cores - 1).max(1));
     let mut progress = Progress::stderr();
     let backend = args.common.backend;
-    let Some(record) = finetune(&plan, &folder, workers, backend, &STOP, &mut progress)? else {
+    let Some(done) = finetune(&plan, &folder, workers, backend, &STOP, &mut progress)? else {
         eprintln!(
             "interrupted; continue with\n  cargo xtask finetune --resume {}",
             folder.display()
         );
         return Ok(false);
     };
-    append_results(&folder, std::slice::from_ref(&record))?;
-    crate::show(&[record], &folder, args.common.json)?;
+    append_results(&folder, std::slice::from_ref(&done.record))?;
+    crate::show(std::slice::from_ref(&done.record), &folder, args.common.json)?;
+    if !args.common.json {
+        print!("{}", done.text());
+    }
     Ok(true)
 }
 
@@ -105,6 +108,6 @@ fn fresh(args: &FinetuneArgs) -> Result<(FinetunePlan, PathBuf)> {
         model,
         recipe,
     };
-    plan.save(&folder)?;
+    FinetunePlan::check_folder(&folder)?;
     Ok((plan, folder))
 }

@@ -15,6 +15,7 @@ mod features;
 mod files;
 mod finetune;
 mod heads;
+mod predict;
 mod progress;
 mod protocols;
 mod report;
@@ -23,12 +24,13 @@ mod text;
 
 pub use error::EvalError;
 pub use features::{
-    Embedding, ExtractConfig, Extraction, Extractor, Features, Labelled, Material, Pool,
+    Embedding, Encoder, ExtractConfig, Extraction, Extractor, Features, Labelled, Material,
     Preparation, Run, Splits, Subject, WeightsRecord, default_encode_batch, embed, extract,
-    feature_of, features, geometry, read_features,
+    feature_of, features, geometry, open_encoder, read_features,
 };
-pub use finetune::{FinetunePlan, FinetuneRecipe, finetune};
+pub use finetune::{FinetunePlan, FinetuneRecipe, Finetuned, finetune};
 pub use heads::{BatchNorm, Head, Lars};
+pub use predict::{Answer, PredictOptions, Predicted, PredictionFormat, predict};
 pub use progress::Progress;
 pub use protocols::{EvalRecipe, KnnConfig, Protocol, ShiftedSet, knn, linear_cached, nearest};
 pub use report::{

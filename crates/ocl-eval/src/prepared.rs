@@ -6,11 +6,11 @@ use anyhow::{Context, Result};
 use burn::tensor::Device;
 use ocl_data::{Geometry, SourceKind};
 use ocl_eval::{
-    Circumstances, EvalError, EvalRecipe, ExtractConfig, Extraction, Labelled, Material, Pool,
+    Circumstances, EvalError, EvalRecipe, ExtractConfig, Extraction, Labelled, Material,
     Preparation, Progress, Protocol, ResultRecord, Run, Splits, Subject, WeightsRecord,
     default_encode_batch, features, prepare_results,
 };
-use ocl_model::{OpenOptions, preprocessing_beside, weights_file};
+use ocl_model::{OpenOptions, Vit, preprocessing_of, weights_file};
 
 use crate::cli::{Common, SubjectArgs};
 
@@ -61,7 +61,7 @@ impl Chosen {
             // The encoder says its own sides.
             None => Preparation::imagenet(Geometry { image_px: 224, patch_px: 16 }),
         };
-        let says = weights.as_deref().filter(|_| run.is_none()).and_then(preprocessing_beside);
+        let says = weights.as_deref().filter(|_| run.is_none()).and_then(preprocessing_of);
         if let Some(says) = says {
             preparation = preparation.with(says);
         }
@@ -95,7 +95,7 @@ impl Prepared {
         };
         prepare_results(&folder)?;
         let how = Extraction {
-            pool: args.pool.or(subject.vit().map(Pool::of)).unwrap_or_default(),
+            pool: args.pool.or(subject.vit().map(Vit::usual_pooling)).unwrap_or_default(),
             encode_batch: args.encode_batch.unwrap_or_else(|| default_encode_batch(common.backend)),
             limits: [args.max_train, args.max_test],
         };

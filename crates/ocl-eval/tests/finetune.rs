@@ -7,6 +7,10 @@ mod support;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use ocl_data::{SourceKind, Split};
+use ocl_eval::{PredictOptions, Progress, open_encoder, predict};
+use ocl_model::OpenOptions;
+use ocl_train::Backend;
 use serde_json::Value;
 use support::backend;
 
@@ -14,10 +18,14 @@ fn run_folder() -> tempfile::TempDir {
     support::run_folder(2, "embedded", "embedded", &[])
 }
 
-fn finetune(args: &[&str]) -> Output {
+fn ocl_eval(args: &[&str]) -> Output {
     let backend = backend();
     let mut command = Command::new(env!("CARGO_BIN_EXE_ocl-eval"));
-    command.args(["finetune", "--backend", &backend, "--json"]).args(args).output().unwrap()
+    command.args([args[0], "--backend", &backend]).args(&args[1..]).output().unwrap()
+}
+
+fn finetune(args: &[&str]) -> Output {
+    ocl_eval(&[&["finetune", "--json"], args].concat())
 }
 
 fn begin(run: &Path, out: &Path, more: &[&str]) -> Output {
@@ -72,6 +80,96 @@ fn two_seeds_are_trained_and_recorded() {
     let again = begin(run.path(), &out, &[]);
     let text = String::from_utf8_lossy(&again.stderr).into_owned();
     assert!(!again.status.success() && text.contains("--resume"), "{text}");
+}
+
+#[test]
+fn a_fine_tuned_file_goes_everywhere() {
+    let run = run_folder();
+    let out = run.path().join("fine tuned");
+    record(&begin(run.path(), &out, &[]));
+    let weights = out.join("seed-0/finetuned.safetensors");
+    let file = weights.to_str().unwrap();
+    // Evaluation takes its pooling and its preparation from the file.
+    let few = ["--max-train", "100", "--max-test", "50", "--json"];
+    let knn = ["knn", "--weights", file, "--data", "embedded"];
+    let measured = record(&ocl_eval(&[&knn[..], &few].concat()));
+    assert_eq!(measured["pool"], "mean");
+    // Import writes the classes' names for timm.
+    let folder = run.path().join("folder");
+    let imported = ocl_eval(&["import", file, "--out", folder.to_str().unwrap()]);
+    assert!(imported.status.success(), "{}", String::from_utf8_lossy(&imported.stderr));
+    let config = std::fs::read_to_string(folder.join("config.json")).unwrap();
+    let config: Value = serde_json::from_str(&config).unwrap();
+    assert_eq!(config["label_names"].as_array().unwrap().len(), 10);
+    let (mean, plan) = (config["pretrained_cfg"]["mean"][0].as_f64().unwrap(), plan_mean(&out));
+    assert!((mean - plan).abs() < 1e-6, "{mean} {plan}");
+    // The folder of the fine-tuning, the file and the exported folder classify alike.
+    let device = backend().parse::<Backend>().unwrap().device().unwrap();
+    let options = PredictOptions { top: 10, kind: SourceKind::Auto, split: Split::Test, batch: 64 };
+    let asked = ["embedded".to_owned(), weights.display().to_string()];
+    let mut all = vec![];
+    for path in [&out, &weights, &folder] {
+        let encoder = open_encoder(path, &OpenOptions::default(), &device).unwrap();
+        let (mut found, mut progress) = (vec![], Progress::silent());
+        let unreadable = predict(&encoder, &asked, &options, &device, &mut progress, |one| {
+            found.push(one.clone());
+            Ok(())
+        });
+        // Weights are no image.
+        assert_eq!(unreadable.unwrap(), 1);
+        all.push(found);
+    }
+    let last = all[0].last().unwrap();
+    assert!(last.error.is_some() && last.answers.is_empty(), "{last:?}");
+    for answers in all[0].iter().rev().skip(1).map(|one| &one.answers) {
+        assert!(answers.is_sorted_by(|a, b| a.probability >= b.probability), "{answers:?}");
+        let sum: f32 = answers.iter().map(|answer| answer.probability).sum();
+        assert!(answers.len() == 10 && (sum - 1.0).abs() < 1e-4, "{answers:?}");
+        assert_eq!(answers[0].name, config["label_names"][answers[0].class]);
+    }
+    assert!(all[0] == all[1] && all[0] == all[2], "one classifier");
+    // An encoder without a head cannot classify, and the error says what to do.
+    let encoder = open_encoder(run.path(), &OpenOptions::default(), &device).unwrap();
+    let refused = predict(&encoder, &asked, &options, &device, &mut Progress::silent(), |_| Ok(()));
+    assert!(refused.unwrap_err().to_string().contains("cargo xtask finetune"));
+}
+
+/// The first channel's mean, by the plan of a fine-tuning.
+fn plan_mean(folder: &Path) -> f64 {
+    let text = std::fs::read_to_string(folder.join("finetune.toml")).unwrap();
+    let line = text.lines().find(|line| line.starts_with("mean = [")).unwrap();
+    line["mean = [".len()..].split([',', ']']).next().unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn what_was_written_and_what_to_do_next_are_said() {
+    let run = run_folder();
+    let out = run.path().join("ft");
+    let mut args = vec!["finetune", "--run", run.path().to_str().unwrap(), "--out"];
+    args.extend([out.to_str().unwrap(), "--max-train", "64", "--max-test", "100"]);
+    args.extend(["--set", "train.batch=32", "--set", "train.epochs=1"]);
+    let output = ocl_eval(&[&args[..], &["--set", "optim.warmup_epochs=0"]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    for part in [
+        "Accuracy of each class",
+        "What they were taken for",
+        "finetuned.safetensors",
+        "xtask predict",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn a_failed_beginning_leaves_nothing_to_stumble_over() {
+    let run = run_folder();
+    let out = run.path().join("ft");
+    let output = begin(run.path(), &out, &["--set", "train.batch=100000"]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && text.contains("more than the 256"), "{text}");
+    assert!(!out.join("finetune.toml").exists());
+    record(&begin(run.path(), &out, &[]));
 }
 
 #[cfg(all(unix, feature = "flex"))]

@@ -25,14 +25,14 @@ mod weights;
 
 pub use device::{fits_gpu_block, is_host};
 pub use encoder::{
-    Block, BlockShape, ConfigError, Draw, ENCODER_SIZES, Init, LayerNorm, Linear, Pooling, Vit,
-    VitConfig, redraw, row_first_table, sincos_table,
+    Block, BlockShape, ConfigError, Draw, ENCODER_SIZES, Init, LayerNorm, Linear, Pooling,
+    UnknownPooling, Vit, VitConfig, redraw, row_first_table, sincos_table,
 };
 pub use named::{NamedMapper, NamedVisitor, map_named, visit_named};
 pub use precision::{Precision, UnknownPrecision};
 pub use weights::{
     ArchiveError, HostTensor, ImportError, OpenOptions, OpenedWeights, PickleError, Preprocessing,
-    ShapeError, TorchError, WeightsError, apply_module_state, apply_state, export_folder,
-    load_weights, module_state, open_weights, preprocessing_beside, save_weights, state_bytes,
-    state_bytes_with, state_of, weights_file, weights_from, weights_with_others_from,
+    ShapeError, TorchError, WeightsError, apply_module_state, apply_state, classifier_bytes,
+    export_folder, load_weights, module_state, open_weights, preprocessing_of, save_weights,
+    state_bytes, state_bytes_with, state_of, weights_file, weights_from, weights_with_others_from,
 };

@@ -24,12 +24,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use ocl_model::{
-    OpenOptions, OpenedWeights, Pooling, Preprocessing, WeightsError, export_folder, open_weights,
-    state_of,
+    HostTensor, OpenOptions, OpenedWeights, Pooling, Preprocessing, WeightsError, classifier_bytes,
+    export_folder, open_weights, preprocessing_of, state_bytes_with, state_of,
 };
 use safetensors::SafeTensors;
 
@@ -149,13 +150,51 @@ fn an_export_comes_back_bit_for_bit() {
         let vectors = Vectors::read(&golden().join(format!("foreign_{name}.safetensors"))).unwrap();
         let first = open_weights(&vectors.weights, &HEADS, &Device::default()).unwrap();
         let OpenedWeights { vit, pooling, head, .. } = &first;
-        export_folder(folder.path(), vit, head.as_ref(), *pooling, &how).unwrap();
+        let classes: Vec<String> = (0..5).map(|class| format!("class {class}")).collect();
+        export_folder(folder.path(), vit, head.as_ref(), *pooling, &how, &classes).unwrap();
         let again = open_weights(folder.path(), &OpenOptions::default(), &vit.device()).unwrap();
         assert_eq!(state_of(&again.vit), state_of(vit), "{name}");
         assert_eq!((again.vit.config(), again.pooling), (vit.config(), *pooling));
         assert_eq!(again.preprocessing, Some(how));
+        assert_eq!(again.classes, if head.is_some() { classes } else { vec![] });
         assert!(vectors.check(&again).iter().all(|&worst| worst < 1e-4), "{name}");
     }
+}
+
+#[test]
+fn a_classifier_alone_says_all_that_it_needs() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("finetuned.safetensors");
+    let how = Preprocessing { mean: [0.1, 0.2, 0.3], std: [0.5; 3], crop_ratio: 0.875 };
+    let first = open("class_token.pth", &HEADS);
+    let head = first.head.as_ref().unwrap();
+    let classes: Vec<String> = (0..5).map(|class| format!("class {class}")).collect();
+    let bytes = classifier_bytes(&first.vit, head, Pooling::Mean, &how, &classes);
+    std::fs::write(&path, bytes).unwrap();
+    let again = open_weights(&path, &OpenOptions::default(), &Device::default()).unwrap();
+    assert_eq!(state_of(&again.vit), state_of(&first.vit));
+    assert_eq!((again.vit.config(), again.pooling), (first.vit.config(), Pooling::Mean));
+    assert_eq!((again.preprocessing, preprocessing_of(&path)), (Some(how), Some(how)));
+    assert_eq!((again.classes, again.head.is_some()), (classes, true));
+}
+
+#[test]
+fn a_classifier_of_an_older_version_is_refused_with_what_to_do() {
+    let first = open("class_token.pth", &HEADS);
+    let head = HostTensor { shape: vec![5], values: vec![0.0; 5] };
+    let matrix = HostTensor { shape: vec![5, 32], values: vec![0.0; 160] };
+    let further = [("head.bias".to_owned(), head), ("head.weight".to_owned(), matrix)];
+    let bytes = state_bytes_with(&first.vit, further.into(), &[]);
+    let mut old = BTreeMap::new();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    for (name, view) in tensors.tensors().into_iter().filter(|(name, _)| name != "pos_embed") {
+        old.insert(name, view);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("finetuned.safetensors");
+    std::fs::write(&path, safetensors::serialize(old, None).unwrap()).unwrap();
+    let error = open_weights(&path, &OpenOptions::default(), &Device::default()).unwrap_err();
+    assert!(chain(&error).contains("fine-tune again"), "{}", chain(&error));
 }
 
 #[test]

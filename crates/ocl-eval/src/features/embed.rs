@@ -8,13 +8,12 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use ocl_data::{Batch, Loader, LoaderConfig, Order, Source, Split, View};
-use ocl_model::Vit;
+use ocl_model::{Pooling, Vit};
 use serde_json::json;
 
 use super::digest::digest_of;
 use super::extract::{ExtractConfig, Extractor, append_features, tokens};
 use super::feature_file::{Format, write_names};
-use super::pool::Pool;
 use crate::error::EvalError;
 use crate::files::replace;
 use crate::progress::Progress;
@@ -23,7 +22,7 @@ use crate::progress::Progress;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Embedding {
     /// One feature, `[D]`.
-    Pooled(Pool),
+    Pooled(Pooling),
     /// Every patch token after the encoder's norm, `[L, D]`.
     Patches,
 }
@@ -32,7 +31,13 @@ impl FromStr for Embedding {
     type Err = EvalError;
 
     fn from_str(name: &str) -> Result<Self, EvalError> {
-        if name == "patches" { Ok(Self::Patches) } else { Ok(Self::Pooled(name.parse()?)) }
+        if name == "patches" {
+            return Ok(Self::Patches);
+        }
+        name.parse().map(Self::Pooled).map_err(|_| {
+            let reason = format!("`{name}` is none of cls, mean, patches");
+            EvalError::Setting { setting: "what", reason }
+        })
     }
 }
 
@@ -217,7 +222,7 @@ mod tests {
         fs::create_dir(&images).unwrap();
         let source = source(&images);
         let (whole, parts) = (folder.path().join("a.npy"), folder.path().join("b.npy"));
-        let pooled = Embedding::Pooled(Pool::Mean);
+        let pooled = Embedding::Pooled(Pooling::Mean);
         assert_eq!(run(&source, pooled, &whole), 0);
         assert_eq!(run(&source, pooled, &parts), 0);
         let bytes = fs::read(&whole).unwrap();

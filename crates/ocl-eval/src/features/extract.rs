@@ -8,10 +8,10 @@ use ocl_data::{
     Batch, EvalView, Loader, LoaderConfig, Order, RgbImage, Source, Split, View, centre_crop,
     patchify,
 };
-use ocl_model::Vit;
+use ocl_model::{Pooling, Vit};
+use rayon::prelude::*;
 
 use super::pixels::append_pixels;
-use super::pool::Pool;
 use super::values::Features;
 use crate::error::EvalError;
 use crate::progress::Progress;
@@ -20,7 +20,7 @@ use crate::progress::Progress;
 #[derive(Clone, Copy, Debug)]
 pub enum Extractor<'a> {
     /// A frozen encoder.
-    Encoder(&'a Vit, Pool),
+    Encoder(&'a Vit, Pooling),
     /// The pixels of the centre view, at most 32 px a side.
     RawPixels,
 }
@@ -94,8 +94,8 @@ pub(crate) fn append_features(
     device: &Device,
     rows: &mut Vec<f32>,
 ) -> Result<(), EvalError> {
-    let (vit, pool) = match extractor {
-        Extractor::Encoder(vit, pool) => (vit, *pool),
+    let (vit, pooling) = match extractor {
+        Extractor::Encoder(vit, pooling) => (vit, *pooling),
         Extractor::RawPixels => {
             append_pixels(batch, config.view.geometry, rows);
             return Ok(());
@@ -105,7 +105,7 @@ pub(crate) fn append_features(
         let images = start..batch.images.min(start + config.batch.max(1));
         let tokens = tokens(vit, batch, images.clone(), device);
         let d = vit.config().width;
-        let pooled = vit.pooled(tokens, pool.pooling()); // [N, D]
+        let pooled = vit.pooled(tokens, pooling); // [N, D]
         let features: Vec<f32> = pooled.try_into_vec_as().map_err(EvalError::Device)?;
         if let Some(at) = features.iter().position(|value| !value.is_finite()) {
             let sample = batch.samples[images.start + at / d];
@@ -114,6 +114,23 @@ pub(crate) fn append_features(
         rows.extend(features);
     }
     Ok(())
+}
+
+/// The centre views of some images, samples numbered from 0.
+pub(crate) fn batch_of(images: &[RgbImage], view: &EvalView) -> Batch {
+    let count = view.geometry.patches();
+    let cut =
+        |image: &RgbImage| patchify(&centre_crop(image, view), view.geometry, &view.normalisation);
+    let patches: Vec<Vec<f32>> = images.par_iter().map(cut).collect();
+    Batch {
+        patches: patches.concat(),
+        positions: (0..images.len()).flat_map(|_| 0..count as u32).collect(),
+        samples: (0..images.len() as u64).collect(),
+        images: images.len(),
+        kept: count,
+        patch_len: view.geometry.patch_len(),
+        ..Batch::default()
+    }
 }
 
 /// Tokens of a range of a batch's images on the device, `[R, K, D]`.
@@ -133,23 +150,13 @@ pub(crate) fn tokens(vit: &Vit, batch: &Batch, images: Range<usize>, device: &De
 /// When the feature is not finite or the device fails.
 pub fn feature_of(
     vit: &Vit,
-    pool: Pool,
+    pool: Pooling,
     image: &RgbImage,
     reading: &ExtractConfig,
     source: &Source,
     device: &Device,
 ) -> Result<Vec<f32>, EvalError> {
-    let view = &reading.view;
-    let count = view.geometry.patches();
-    let batch = Batch {
-        patches: patchify(&centre_crop(image, view), view.geometry, &view.normalisation),
-        positions: (0..count as u32).collect(),
-        samples: vec![0],
-        images: 1,
-        kept: count,
-        patch_len: view.geometry.patch_len(),
-        ..Batch::default()
-    };
+    let batch = batch_of(std::slice::from_ref(image), &reading.view);
     let mut row = Vec::new();
     append_features(&Extractor::Encoder(vit, pool), &batch, reading, source, device, &mut row)?;
     Ok(row)

@@ -2,11 +2,11 @@
 
 mod digest;
 mod embed;
+mod encoder;
 mod extract;
 mod feature_file;
 mod labelled;
 mod pixels;
-mod pool;
 mod preparation;
 mod splits;
 mod subject;
@@ -14,12 +14,12 @@ mod values;
 
 pub use digest::WeightsRecord;
 pub use embed::{Embedding, embed};
+pub use encoder::{Encoder, open_encoder};
 pub use extract::{ExtractConfig, Extractor, extract, feature_of};
-pub(crate) use extract::{append_features, tokens};
+pub(crate) use extract::{append_features, batch_of, tokens};
 pub use feature_file::read_features;
 pub(crate) use labelled::DataRecord;
 pub use labelled::Labelled;
-pub use pool::Pool;
 pub(crate) use preparation::default_encode_batch_of;
 pub use preparation::{Preparation, default_encode_batch, geometry};
 pub use splits::{Extraction, Material, Splits, features};

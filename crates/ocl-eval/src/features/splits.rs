@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use ocl_data::Split;
+use ocl_model::Pooling;
 
 use super::extract::{ExtractConfig, Extractor, extract};
 use super::labelled::Labelled;
 use super::pixels::drop_copied_channels;
-use super::pool::Pool;
 use super::preparation::Preparation;
 use super::subject::Subject;
 use super::values::Features;
@@ -30,7 +30,7 @@ pub struct Material<'a> {
     /// Whose features.
     pub subject: &'a Subject,
     /// What of the encoder's output is the feature.
-    pub pool: Pool,
+    pub pool: Pooling,
     /// Features of both splits' centre views.
     pub splits: &'a Splits,
     /// The images.
@@ -51,7 +51,7 @@ impl Material<'_> {
 #[derive(Clone, Debug)]
 pub struct Extraction {
     /// What of the encoder's output is the feature.
-    pub pool: Pool,
+    pub pool: Pooling,
     /// Images encoded at a time.
     pub encode_batch: usize,
     /// At most so many training and test images.

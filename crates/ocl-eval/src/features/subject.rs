@@ -4,11 +4,10 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use ocl_data::Geometry;
-use ocl_model::{OpenOptions, Vit, open_weights};
+use ocl_model::{OpenOptions, Pooling, Vit, open_weights};
 use ocl_train::Plan;
 
 use super::extract::Extractor;
-use super::pool::Pool;
 use super::preparation::{Preparation, geometry};
 use crate::error::EvalError;
 use crate::text::shell_word;
@@ -59,6 +58,18 @@ impl Run {
         self.folder.join("encoder.safetensors")
     }
 
+    /// Where the final weights lie, if they are there.
+    ///
+    /// # Errors
+    /// When the run has not ended; the error says how to go on.
+    pub fn existing_weights(&self) -> Result<PathBuf, EvalError> {
+        let path = self.final_weights();
+        if path.exists() {
+            return Ok(path);
+        }
+        Err(EvalError::NoWeights { advice: self.unfinished(), path })
+    }
+
     /// The encoder with the weights of `path`.
     ///
     /// # Errors
@@ -69,12 +80,10 @@ impl Run {
         options: &OpenOptions,
         device: &Device,
     ) -> Result<Subject, EvalError> {
-        if !path.exists() {
-            let advice = if path == self.final_weights() {
-                self.unfinished()
-            } else {
-                "give a file of weights: safetensors or .pth".to_owned()
-            };
+        if path == self.final_weights() {
+            self.existing_weights()?;
+        } else if !path.exists() {
+            let advice = "give a file of weights: safetensors or .pth".to_owned();
             return Err(EvalError::NoWeights { path: path.to_owned(), advice });
         }
         Subject::load(path, options, device)
@@ -141,7 +150,7 @@ impl Subject {
         self.vit().map(|vit| geometry(vit.config()))
     }
 
-    pub(super) fn extractor(&self, pool: Pool) -> Extractor<'_> {
+    pub(super) fn extractor(&self, pool: Pooling) -> Extractor<'_> {
         match self {
             Self::Trained(vit) | Self::Untrained(vit) => Extractor::Encoder(vit, pool),
             Self::RawPixels => Extractor::RawPixels,

@@ -91,18 +91,6 @@ fn serialise(tensors: &BTreeMap<String, (Vec<usize>, Vec<u8>)>) -> Vec<u8> {
     safetensors::serialize(views, None).expect("names and shapes are valid")
 }
 
-/// Writes a classifier's weights under timm's names.
-pub(crate) fn save_weights(
-    path: &Path,
-    weights: &BTreeMap<String, HostTensor>,
-) -> Result<(), EvalError> {
-    let tensors = weights
-        .iter()
-        .map(|(name, tensor)| (name.clone(), (tensor.shape.clone(), le(&tensor.values))))
-        .collect();
-    replace(path, &serialise(&tensors))
-}
-
 fn le(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }

@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use ocl_data::Draws;
-use ocl_model::{HostTensor, LayerNorm, Linear, Vit, WeightsError, apply_state, state_of};
+use ocl_model::{HostTensor, LayerNorm, Linear, Pooling, Vit, WeightsError, apply_state, state_of};
 
 use super::randaugment::normal;
-use crate::features::Pool;
 
 /// Streams of draws; above `ocl-data`'s own.
 const HEAD: u64 = 0x6668;
@@ -31,7 +30,7 @@ impl Classifier {
     /// 2e-5)` as in MAE, so that every class begins as likely.
     pub(crate) fn new(
         vit: Vit,
-        pool: Pool,
+        pool: Pooling,
         classes: usize,
         drop_path: f64,
         seed: u64,
@@ -45,7 +44,7 @@ impl Classifier {
             Param::from_tensor(Tensor::<1>::from_data(TensorData::new(values, [length]), device))
         };
         let weight = TensorData::new::<f32, _>(weight, [width, classes]);
-        let fc_norm = (pool == Pool::Mean)
+        let fc_norm = (pool == Pooling::Mean)
             .then(|| LayerNorm { weight: param(vec![1.0; width]), bias: param(vec![0.0; width]) });
         let head = Linear {
             weight: Param::from_tensor(Tensor::from_data(weight, device)),
@@ -92,6 +91,16 @@ impl Classifier {
             })
         };
         (0..depth).map(of_block).collect()
+    }
+
+    /// What was trained, apart: the encoder, its norm where the pooling wants it, and the head.
+    pub(crate) fn encoder_and_head(&self) -> (Vit, Linear) {
+        let vit = self.vit.clone();
+        let vit = match &self.fc_norm {
+            Some(norm) => vit.with_norm_after_pooling(norm.clone()),
+            None => vit,
+        };
+        (vit, self.head.clone())
     }
 
     /// Parameters on the host under timm's names; an encoder's norm that the pooling has replaced
@@ -187,7 +196,7 @@ mod tests {
     use super::*;
     use ocl_model::VitConfig;
 
-    fn classifier(pool: Pool, seed: u64, drop_path: f64) -> Classifier {
+    fn classifier(pool: Pooling, seed: u64, drop_path: f64) -> Classifier {
         let config =
             VitConfig { image_px: 8, patch_px: 4, width: 8, depth: 2, heads: 2, mlp_ratio: 4 };
         let device = Device::default().autodiff();
@@ -202,25 +211,37 @@ mod tests {
 
     #[test]
     fn parameters_go_to_the_host_and_back() {
-        for pool in [Pool::Cls, Pool::Mean] {
+        for pool in [Pooling::Cls, Pooling::Mean] {
             let (one, other) = (classifier(pool, 1, 0.0), classifier(pool, 2, 0.0));
             assert_ne!(one.state(), other.state());
             let again = other.with_state(one.state()).unwrap();
             assert_eq!(again.state(), one.state());
             let (a, b) = (one.logits(tokens(), None), again.logits(tokens(), None));
             assert_eq!(values(a.inner()), values(b.inner()));
-            assert_eq!(one.state().contains_key("fc_norm.weight"), pool == Pool::Mean);
+            assert_eq!(one.state().contains_key("fc_norm.weight"), pool == Pooling::Mean);
             assert_eq!(one.state()["head.weight"].shape, [3, 8]);
         }
-        let mut state = classifier(Pool::Mean, 1, 0.0).state();
+        let mut state = classifier(Pooling::Mean, 1, 0.0).state();
         state.remove("head.bias");
-        let error = classifier(Pool::Mean, 1, 0.0).with_state(state).unwrap_err();
+        let error = classifier(Pooling::Mean, 1, 0.0).with_state(state).unwrap_err();
         assert!(error.to_string().contains("missing head.bias"));
     }
 
     #[test]
+    fn encoder_and_head_apart_give_the_same_logits() {
+        for pool in [Pooling::Cls, Pooling::Mean] {
+            let whole = classifier(pool, 1, 0.5);
+            let (vit, head) = whole.encoder_and_head();
+            assert_eq!(vit.usual_pooling(), pool);
+            let apart = head.forward(vit.pooled(tokens(), pool));
+            let difference = (apart - whole.logits(tokens(), None)).abs().max();
+            assert!(difference.into_scalar::<f32>() < 1e-6, "{pool}");
+        }
+    }
+
+    #[test]
     fn branches_are_left_out_by_the_step_alone() {
-        let model = classifier(Pool::Mean, 1, 0.5);
+        let model = classifier(Pooling::Mean, 1, 0.5);
         let run = |step| values(model.logits(tokens(), step).inner());
         assert_eq!(run(Some((0, 3))), run(Some((0, 3))));
         assert_ne!(run(Some((0, 3))), run(Some((0, 4))));

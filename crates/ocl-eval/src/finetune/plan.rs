@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use ocl_data::{Normalisation, SourceKind};
-use ocl_model::VitConfig;
+use ocl_model::{Preprocessing, VitConfig};
 use serde::{Deserialize, Serialize};
 
 use super::recipe::FinetuneRecipe;
@@ -72,26 +72,41 @@ impl FinetunePlan {
         }
     }
 
-    /// Writes `finetune.toml` of a new folder.
+    /// How images are prepared, in the words of files of weights.
+    pub(crate) fn preprocessing(&self) -> Preprocessing {
+        // Workers have no part in it.
+        self.preparation(1).preprocessing()
+    }
+
+    /// Refuses a folder that holds a fine-tuning which can be gone on with. One that failed before
+    /// its first checkpoint is no such.
     ///
     /// # Errors
-    /// When the folder holds one already, or cannot be written.
-    pub fn save(&self, folder: &Path) -> Result<(), EvalError> {
-        let path = folder.join("finetune.toml");
-        if path.exists() {
-            let reason = format!(
-                "{} holds a fine-tuning; go on with --resume, or give another --out",
-                folder.display()
-            );
-            return Err(EvalError::Setting { setting: "out", reason });
+    /// When the folder is taken.
+    pub fn check_folder(folder: &Path) -> Result<(), EvalError> {
+        if !begun(folder) {
+            return Ok(());
         }
+        let reason = format!(
+            "{} holds a fine-tuning; go on with --resume, or give another --out",
+            folder.display()
+        );
+        Err(EvalError::Setting { setting: "out", reason })
+    }
+
+    /// Writes `finetune.toml`, making the folder, unless it stands there already.
+    pub(super) fn save(&self, folder: &Path) -> Result<(), EvalError> {
+        if Self::load(folder).is_ok_and(|there| there == *self) {
+            return Ok(());
+        }
+        Self::check_folder(folder)?;
         std::fs::create_dir_all(folder).map_err(|source| EvalError::File {
             doing: "create",
             path: folder.to_owned(),
             source,
         })?;
         let text = toml::to_string(self).expect("a plan is plain data");
-        replace(&path, text.as_bytes())
+        replace(&folder.join("finetune.toml"), text.as_bytes())
     }
 
     /// Reads `finetune.toml` of a folder.
@@ -110,4 +125,18 @@ impl FinetunePlan {
             reason: error.to_string().trim_end().replace('\n', " "),
         })
     }
+}
+
+/// Where a seed's training lies.
+pub(super) fn seed_folder(folder: &Path, seed: u64) -> PathBuf {
+    folder.join(format!("seed-{seed}"))
+}
+
+/// Whether a seed of the fine-tuning in a folder has left anything to go on with.
+fn begun(folder: &Path) -> bool {
+    let left = |seed: &Path| {
+        ["checkpoint.safetensors", "result.json"].iter().any(|name| seed.join(name).is_file())
+    };
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).any(|path| left(&path))
 }

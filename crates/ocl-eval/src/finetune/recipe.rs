@@ -1,10 +1,10 @@
 //! The constants of a fine-tuning: what a user writes, in TOML.
 
+use ocl_model::Pooling;
 use ocl_train::AdamWConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::error::EvalError;
-use crate::features::Pool;
 use crate::files::read_text;
 use crate::settings::with_overrides;
 
@@ -75,7 +75,7 @@ pub struct MixRecipe {
 #[serde(deny_unknown_fields)]
 pub struct ClassifierRecipe {
     /// `mean` of the patch tokens with a norm of its own, or `cls`.
-    pub pool: Pool,
+    pub pool: Pooling,
     /// Probability that a residual branch of the last block is left out; falls to 0 at the first.
     pub drop_path: f64,
 }
@@ -147,7 +147,8 @@ impl FinetuneRecipe {
         let Self { augment, mix, model, optim, train } = self;
         let share = |value: f64| (0.0..=1.0).contains(&value);
         let range = |[low, high]: [f64; 2], top: f64| low > 0.0 && low <= high && high <= top;
-        let checks: [(&'static str, bool, &str); 12] = [
+        let checks: [(&'static str, bool, &str); 13] = [
+            ("train.epochs", train.epochs >= 1, "is 1 or more"),
             ("augment.crop_scale", range(augment.crop_scale, 1.0), "needs 0 < low <= high <= 1"),
             ("augment.crop_ratio", range(augment.crop_ratio, f64::MAX), "needs 0 < low <= high"),
             ("augment.flip", share(augment.flip) && share(augment.erase), "flip and erase: 0 to 1"),
@@ -207,6 +208,7 @@ mod tests {
         assert!(text("smal", "train.batch=2").contains("built in are small, vit-b"));
         assert!(text("small", "train.bach=2").contains("did you mean `train.batch`?"));
         assert!(text("small", "model.drop_path=1").starts_with("model.drop_path"));
+        assert!(text("small", "train.epochs=0").starts_with("train.epochs: is 1 or more"));
         assert!(text("small", "optim.warmup_epochs=1e9").starts_with("optim.warmup_epochs"));
     }
 }

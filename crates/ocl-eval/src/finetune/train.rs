@@ -1,27 +1,26 @@
 //! One seed's training, from its beginning or its checkpoint to its result.
 
 use std::fs;
-use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax};
-use ocl_data::{Loader, LoaderConfig, Order, Split, View};
-use ocl_model::{OpenOptions, Vit, open_weights};
+use ocl_data::Split;
+use ocl_model::{OpenOptions, Vit, classifier_bytes, open_weights};
 use ocl_train::{AdamW, LayerDecay, WarmupCosine};
-use serde_json::json;
 
 use super::augment::Augment;
 use super::batches::{Batches, Maker, TrainBatch};
-use super::checkpoint::{Checkpoint, save_weights};
+use super::checkpoint::{self, Checkpoint};
 use super::classifier::Classifier;
-use super::{FinetunePlan, SeedResult};
+use super::journal::Log;
+use super::measure::{SeedResult, measure};
+use super::plan::FinetunePlan;
 use crate::error::EvalError;
-use crate::features::{Labelled, default_encode_batch_of, geometry, tokens};
+use crate::features::{Labelled, geometry};
 use crate::files::replace;
-use crate::heads::{Accuracy, Tally};
 use crate::progress::Progress;
 
 /// A training under way.
@@ -97,14 +96,20 @@ pub(super) fn train(
         run.save()?;
         return Ok(None);
     }
-    let accuracy = run.measure(data, workers, device, progress)?;
-    save_weights(&folder.join("finetuned.safetensors"), &run.classifier.state())?;
-    let result = SeedResult { accuracy, train_loss, secs: started.elapsed().as_secs_f64() };
-    let text = serde_json::to_string(&result).expect("a result is plain data");
-    replace(&folder.join("result.json"), text.as_bytes())?;
+    let measured = run.on_plain_device(data.classes(), device)?;
+    let (accuracy, confusion) = measure(&measured, plan, data, workers, device, progress)?;
+    run.save_classifier(data)?;
+    let secs = started.elapsed().as_secs_f64();
+    let result = SeedResult { accuracy, train_loss, secs, confusion };
+    result.save(folder)?;
     // Twice the weights and of no more use.
-    let _ = fs::remove_file(super::checkpoint::path(folder));
+    let _ = fs::remove_file(checkpoint::path(folder));
     Ok(Some(result))
+}
+
+/// Whether the data fit the plan: said before anything is written.
+pub(super) fn check(plan: &FinetunePlan, data: &Labelled) -> Result<(), EvalError> {
+    maker(plan, data, 0).map(drop)
 }
 
 fn maker(plan: &FinetunePlan, data: &Labelled, seed: u64) -> Result<Maker, EvalError> {
@@ -216,77 +221,20 @@ impl<'a> Run<'a> {
         Checkpoint { step: self.step, weights, optimizer }.save(self.folder)
     }
 
-    /// Accuracy on the test images' centre views.
-    fn measure(
-        &self,
-        data: &Labelled,
-        workers: usize,
-        device: &Device,
-        progress: &mut Progress,
-    ) -> Result<Accuracy, EvalError> {
-        // On the plain device nothing is kept for a backward pass.
+    /// The classifier without autodiff.
+    fn on_plain_device(&self, classes: usize, device: &Device) -> Result<Classifier, EvalError> {
         let vit = beginning(self.plan, self.seed, device)?;
-        let pool = self.plan.recipe.model.pool;
-        let classifier = Classifier::new(vit, pool, data.classes(), 0.0, 0, device);
-        let classifier = classifier.with_state(self.classifier.state())?;
-        let preparation = self.plan.preparation(workers);
-        let config = preparation.reading(default_encode_batch_of(device));
-        let loader = LoaderConfig {
-            batch: config.batch,
-            workers,
-            order: Order::Sequential,
-            max_bad_share: config.max_bad_share,
-            subset: data.sample(Split::Test, self.plan.max_test),
-            ..LoaderConfig::default()
-        };
-        let split = Split::Test;
-        let failed = |source| EvalError::Loader { split, source };
-        let source = Arc::clone(data.split(split));
-        let mut tally = Tally::default();
-        for batch in Loader::start(source, View::Eval(config.view), loader).map_err(failed)? {
-            let batch = batch.map_err(failed)?;
-            let tokens = tokens(&classifier.vit, &batch, 0..batch.images, device);
-            let logits = classifier.logits(tokens, None);
-            let logits: Vec<f32> = logits.try_into_vec_as().map_err(EvalError::Device)?;
-            tally.add_scores(&logits, &batch.labels);
-            progress.line(|| "fine-tuning: test images".to_owned());
-        }
-        Ok(tally.accuracy())
-    }
-}
-
-/// `log.jsonl` of a seed.
-struct Log {
-    file: fs::File,
-    path: std::path::PathBuf,
-}
-
-impl Log {
-    /// Opens the log of a run that has done `step` steps; lines of later ones are dropped.
-    fn open(folder: &Path, step: u64) -> Result<Self, EvalError> {
-        let path = folder.join("log.jsonl");
-        let old = fs::read_to_string(&path).unwrap_or_default();
-        let kept: String = old
-            .lines()
-            .filter(|line| {
-                let value: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
-                value["step"].as_u64().is_some_and(|at| at <= step)
-            })
-            .flat_map(|line| [line, "\n"])
-            .collect();
-        replace(&path, kept.as_bytes())?;
-        let file = fs::OpenOptions::new().append(true).open(&path);
-        let file =
-            file.map_err(|source| EvalError::File { doing: "open", path: path.clone(), source })?;
-        Ok(Self { file, path })
+        let pooling = self.plan.recipe.model.pool;
+        let classifier = Classifier::new(vit, pooling, classes, 0.0, 0, device);
+        Ok(classifier.with_state(self.classifier.state())?)
     }
 
-    fn write(&mut self, step: u64, epoch: f64, loss: f64, lr: f64) -> Result<(), EvalError> {
-        let line = json!({ "step": step, "epoch": epoch, "loss": loss, "lr": lr });
-        writeln!(self.file, "{line}").map_err(|source| EvalError::File {
-            doing: "append to",
-            path: self.path.clone(),
-            source,
-        })
+    /// Writes `finetuned.safetensors`, which says all that its use needs.
+    fn save_classifier(&self, data: &Labelled) -> Result<(), EvalError> {
+        let (vit, head) = self.classifier.encoder_and_head();
+        let (pooling, preprocessing) = (self.plan.recipe.model.pool, self.plan.preprocessing());
+        let names = data.split(Split::Train).class_names();
+        let bytes = classifier_bytes(&vit, &head, pooling, &preprocessing, names);
+        replace(&self.folder.join("finetuned.safetensors"), &bytes)
     }
 }

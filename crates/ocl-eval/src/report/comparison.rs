@@ -11,10 +11,11 @@ use serde::Serialize;
 
 use super::results::{Circumstances, ResultRecord};
 use super::table::data_lines;
+use super::verdict::Verdict;
 use crate::error::EvalError;
 use crate::features::{
-    Extraction, Labelled, Material, Pool, Run, Subject, WeightsRecord, default_encode_batch,
-    features,
+    Encoder, Extraction, Labelled, Material, Run, Subject, WeightsRecord, default_encode_batch,
+    features, open_encoder,
 };
 use crate::progress::Progress;
 use crate::protocols::{EvalRecipe, Protocol};
@@ -31,7 +32,7 @@ pub struct Report {
     pub run: PathBuf,
     /// For each of trained, untrained and raw pixels: k-NN, then linear probe.
     pub results: Vec<ResultRecord>,
-    /// What the figures mean, in a sentence.
+    /// What the figures mean, in words.
     pub meaning: String,
 }
 
@@ -67,14 +68,11 @@ pub fn report(
         Err(error) => return Err(error),
     };
     let device = &backend.device()?;
-    let weights = run.final_weights();
-    let subjects = [
-        run.trained(&weights, &OpenOptions::default(), device)?,
-        run.untrained(device)?,
-        Subject::RawPixels,
-    ];
+    let Encoder { vit, pooling, weights, .. } =
+        open_encoder(&run.folder, &OpenOptions::default(), device)?;
+    let subjects = [Subject::Trained(Box::new(vit)), run.untrained(device)?, Subject::RawPixels];
     let how = Extraction {
-        pool: Pool::Cls,
+        pool: pooling,
         encode_batch: default_encode_batch(backend),
         limits: limits.map(Some),
     };
@@ -98,34 +96,13 @@ pub fn report(
         }
     }
     let top1: Vec<f64> = results.iter().map(top1).collect();
-    let meaning = meaning([top1[0], top1[2], top1[4]], [top1[1], top1[3], top1[5]]);
+    let verdict = Verdict { knn: [0, 2, 4].map(|i| top1[i]), linear: [1, 3, 5].map(|i| top1[i]) };
+    let meaning = verdict.sentences();
     Ok(Findings::Measured(Box::new(Report { run: run.folder.clone(), results, meaning })))
 }
 
 fn top1(result: &ResultRecord) -> f64 {
     result.headline().map_or(f64::NAN, |score| score.mean)
-}
-
-/// The sentence under the table, from the top-1 of trained, untrained and raw pixels.
-fn meaning(knn: [f64; 3], linear: [f64; 3]) -> String {
-    let against = |values: [f64; 3], mark: usize| {
-        let points = (values[0] - values[mark]) * 100.0;
-        let word = if points < 0.0 { "under" } else { "over" };
-        format!("{:.1} points {word}", points.abs())
-    };
-    // Below a point a single run says nothing: seeds alone differ by tenths.
-    let verdict = match (linear[0] - linear[1], linear[0] - linear[2]) {
-        (gain, _) if gain < 0.01 => "Training has not made the encoder's features better yet",
-        (_, gain) if gain < 0.0 => "Training has made the features better, but not yet than pixels",
-        _ => "Training has made the features better than pixels",
-    };
-    format!(
-        "{verdict}: the linear probe is {} the untrained encoder and {} raw pixels; by k-NN, {} and {}.",
-        against(linear, 1),
-        against(linear, 2),
-        against(knn, 1),
-        against(knn, 2),
-    )
 }
 
 impl Report {
@@ -134,10 +111,17 @@ impl Report {
         let mut text = String::from("What the representation is worth\n\n");
         let Some(first) = self.results.first() else { return text };
         text += &data_lines(&first.data);
-        let _ = writeln!(text, "\n{:<24}{:>12}{:>16}", "", "k-NN top-1", "linear top-1");
-        for pair in self.results.chunks_exact(2) {
+        let _ = writeln!(text, "\n{:<32}{:>14}{:>18}", "", "k-NN top-1", "linear top-1");
+        for (row, pair) in self.results.chunks_exact(2).enumerate() {
             let (knn, linear) = (percent(top1(&pair[0])), percent(top1(&pair[1])));
-            let _ = writeln!(text, "  {:<22}{knn:>12}{linear:>16}", pair[0].subject);
+            let _ = writeln!(text, "  {:<30}{knn:>14}{linear:>18}", pair[0].subject);
+            if row > 0 {
+                let [knn, linear] = [0, 1].map(|i| {
+                    let gain = top1(&self.results[i]) - top1(&pair[i]);
+                    format!("{:+.1} points", gain * 100.0)
+                });
+                let _ = writeln!(text, "  {:<30}{knn:>14}{linear:>18}", "  the trained one's gain");
+            }
         }
         let secs: f64 = self.results.iter().map(|result| result.protocol_secs).sum();
         let _ = writeln!(
@@ -190,16 +174,6 @@ Next
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_sentence_says_which_marks_were_passed() {
-        let text = meaning([0.7, 0.6, 0.8], [0.78, 0.74, 0.83]);
-        assert!(text.starts_with("Training has made the features better, but not yet"), "{text}");
-        let says = "4.0 points over the untrained encoder and 5.0 points under raw pixels";
-        assert!(text.contains(says), "{text}");
-        assert!(meaning([0.5; 3], [0.745, 0.74, 0.8]).contains("not made"));
-        assert!(meaning([0.5; 3], [0.85, 0.74, 0.83]).contains("better than pixels"));
-    }
 
     #[test]
     fn a_folder_with_a_space_can_be_copied_from_the_text() {

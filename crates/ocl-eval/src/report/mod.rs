@@ -4,6 +4,7 @@ mod comparison;
 mod grid;
 mod results;
 mod table;
+mod verdict;
 
 pub use comparison::{Findings, REPORT_LIMITS, report};
 pub use grid::write_grid;

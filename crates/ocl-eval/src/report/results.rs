@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn::tensor::Device;
+use ocl_model::Pooling;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::error::EvalError;
-use crate::features::{DataRecord, Material, Pool, Subject, WeightsRecord};
+use crate::features::{DataRecord, Material, Subject, WeightsRecord};
 use crate::progress::Progress;
 use crate::protocols::{EvalRecipe, Measured, Protocol, Score};
 
@@ -28,7 +29,7 @@ pub struct ResultRecord {
     /// The file the encoder's weights came from, if one was trained.
     pub weights: Option<WeightsRecord>,
     /// What of the encoder's output was the feature; none for raw pixels.
-    pub pool: Option<Pool>,
+    pub pool: Option<Pooling>,
     /// Values of a feature, `D`.
     pub width: usize,
     /// What was measured on.

@@ -7,11 +7,12 @@ use super::config::{ConfigError, VitConfig};
 use super::grid::resample_positions;
 use super::init::Init;
 use super::layers::LayerNorm;
+use super::pooling::Pooling;
 use super::positions::{row_first_table, sincos_table};
-use super::vit::{Pooling, Vit};
+use super::vit::Vit;
 
-/// A table of positions that is nowhere further from the fixed one is the fixed one: bfloat16 keeps 1 with
-/// an error of 0.004, while learned tables are another thing altogether.
+/// A table of positions that is nowhere further from the fixed one is the fixed one: bfloat16 keeps
+/// 1 with an error of 0.004, while learned tables are another thing altogether.
 const FIXED_WITHIN: f32 = 0.01;
 
 /// Which of its optional parts an encoder has.
@@ -61,6 +62,14 @@ impl Vit {
         if norm_after || !self.has_cls_token() { Pooling::Mean } else { Pooling::Cls }
     }
 
+    /// The encoder with `norm` after the pooling, in place of the one before: what fine-tuning of
+    /// mean pooled tokens gives.
+    #[must_use]
+    pub fn with_norm_after_pooling(mut self, norm: LayerNorm) -> Self {
+        (self.norm, self.fc_norm) = (None, Some(norm));
+        self
+    }
+
     /// The encoder with another table of positions, `[1+L, D]`, whose first row is zero.
     ///
     /// # Panics
@@ -78,8 +87,8 @@ impl Vit {
         self.pos_embed.to_data().try_into_vec().expect("positions are f32")
     }
 
-    /// The encoder for images of another side: fixed positions are computed anew, learned ones resampled
-    /// (antialiased bicubic, as timm does).
+    /// The encoder for images of another side: fixed positions are computed anew, learned ones
+    /// resampled (antialiased bicubic, as timm does).
     ///
     /// # Errors
     /// When the patches do not tile such an image.

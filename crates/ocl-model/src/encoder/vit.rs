@@ -7,6 +7,7 @@ use super::block::Block;
 use super::config::{ConfigError, VitConfig};
 use super::init::Init;
 use super::layers::{LayerNorm, Linear};
+use super::pooling::Pooling;
 use super::positions::sincos_table;
 #[cfg(feature = "flex")]
 use crate::cpu;
@@ -20,16 +21,6 @@ use crate::precision::{Precision, assert_f32};
 #[derive(Module, Debug)]
 pub(crate) struct PatchEmbed {
     proj: Linear,
-}
-
-/// What of an encoder's output stands for the image.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Pooling {
-    /// The class token.
-    #[default]
-    Cls,
-    /// The mean of the patch tokens.
-    Mean,
 }
 
 /// A Vision Transformer encoder (ViT, arXiv 2010.11929) with fixed positions and no head.

@@ -4,10 +4,13 @@
 //! the positions, fixed or not, stand there as `pos_embed`.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use burn::tensor::Device;
 use safetensors::tensor::{Dtype, SafeTensors};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -26,6 +29,13 @@ pub(crate) struct Description {
     pub(crate) encoder: VitConfig,
     #[serde(flatten)]
     pub(crate) more: BTreeMap<String, String>,
+}
+
+impl Description {
+    /// What stands under a key in JSON, if it is there and of that form.
+    pub(crate) fn json<T: DeserializeOwned>(&self, key: &str) -> Option<T> {
+        serde_json::from_str(self.more.get(key)?).ok()
+    }
 }
 
 /// The encoder as the bytes of a safetensors file: timm's names, `pos_embed` included, the
@@ -159,6 +169,22 @@ pub(crate) fn description(
     let (_, header) = SafeTensors::read_metadata(bytes)?;
     let json = header.metadata().as_ref().and_then(|meta| meta.get(CONFIG_KEY));
     Ok(json.and_then(|json| serde_json::from_str(json).ok()))
+}
+
+/// The same of a file, of which only the beginning is read.
+pub(crate) fn description_at(file: &Path) -> Option<Description> {
+    let mut open = File::open(file).ok()?;
+    let mut length = [0; 8];
+    open.read_exact(&mut length).ok()?;
+    let length = u64::from_le_bytes(length);
+    // As long as headers of safetensors may be.
+    if length > 100_000_000 {
+        return None;
+    }
+    let mut header = vec![];
+    open.take(length).read_to_end(&mut header).ok()?;
+    let header: Value = serde_json::from_slice(&header).ok()?;
+    serde_json::from_str(header["__metadata__"][CONFIG_KEY].as_str()?).ok()
 }
 
 #[cfg(test)]

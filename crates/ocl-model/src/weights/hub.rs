@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::file::state_bytes_with;
+use super::file::{description_at, state_bytes_with};
 use super::layout::HostTensor;
 use super::state::WeightsError;
 use crate::encoder::{Linear, Pooling, Vit};
@@ -13,8 +14,13 @@ use crate::encoder::{Linear, Pooling, Vit};
 /// Key of the pooling in a file's description of itself.
 pub(crate) const POOLING_KEY: &str = "pooling";
 
+/// Key of the [`Preprocessing`] in a file's description of itself.
+pub(crate) const PREPROCESSING_KEY: &str = "preprocessing";
+/// Key of the classes' names, a list, in a file's description of itself.
+pub(crate) const CLASSES_KEY: &str = "classes";
+
 /// How an image becomes what the encoder wants.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Preprocessing {
     /// Subtracted from each channel of values in 0 to 1.
     pub mean: [f32; 3],
@@ -30,6 +36,7 @@ pub(crate) struct Hints {
     pub(crate) heads: Option<usize>,
     pub(crate) pooling: Option<Pooling>,
     pub(crate) preprocessing: Option<Preprocessing>,
+    pub(crate) classes: Vec<String>,
 }
 
 impl Pooling {
@@ -61,9 +68,12 @@ pub fn weights_file(path: &Path) -> PathBuf {
     inside.unwrap_or_else(|| path.to_owned())
 }
 
-/// How images must be prepared for weights, by the `config.json` of their folder.
-pub fn preprocessing_beside(weights: &Path) -> Option<Preprocessing> {
-    hints(folder_of(&weights_file(weights))?).preprocessing
+/// How images must be prepared for weights, by the `config.json` of their folder, or by what the
+/// file says of itself.
+pub fn preprocessing_of(weights: &Path) -> Option<Preprocessing> {
+    let file = weights_file(weights);
+    let beside = folder_of(&file).and_then(|folder| hints(folder).preprocessing);
+    beside.or_else(|| description_at(&file)?.json(PREPROCESSING_KEY))
 }
 
 /// The folder whose `config.json` is about this file; beside a file of another name it may be about
@@ -94,12 +104,15 @@ pub(crate) fn hints(folder: &Path) -> Hints {
         heads: heads.filter(|&heads| heads > 0),
         pooling: pooling.and_then(Pooling::named),
         preprocessing: preprocessing(),
+        classes: serde_json::from_value(config["label_names"].clone()).unwrap_or_default(),
     }
 }
 
 /// Writes `model.safetensors` and `config.json` into a folder, made if need be, from which
 /// `timm.create_model("local-dir:FOLDER", pretrained=True)` makes the same encoder; uploaded to
 /// Hugging Face's hub, `hf-hub:NAME` does so.
+///
+/// `classes` are the names of the head's outputs, none if they have none.
 ///
 /// # Errors
 /// [`WeightsError::Io`].
@@ -109,9 +122,13 @@ pub fn export_folder(
     head: Option<&Linear>,
     pooling: Pooling,
     preprocessing: &Preprocessing,
+    classes: &[String],
 ) -> Result<(), WeightsError> {
-    let classes = head.map_or(0, |head| head.bias.val().dims()[0]);
-    let config = config_json(vit, classes, pooling, preprocessing);
+    let outputs = head.map_or(0, |head| head.bias.val().dims()[0]);
+    let mut config = config_json(vit, outputs, pooling, preprocessing);
+    if head.is_some() && !classes.is_empty() {
+        config["label_names"] = json!(classes);
+    }
     let text = serde_json::to_string_pretty(&config).expect("plain data") + "\n";
     let more = [(POOLING_KEY, pooling.timm().to_owned())];
     let weights = state_bytes_with(vit, head.map(head_tensors).unwrap_or_default(), &more);
@@ -121,6 +138,29 @@ pub fn export_folder(
         std::fs::write(folder.join("config.json"), text)
     };
     write().map_err(|source| WeightsError::Io { path: folder.to_owned(), source })
+}
+
+/// A classifier as the bytes of a safetensors file that stands alone: timm's names, and in the
+/// metadata the encoder's configuration, the pooling, how images are prepared, and the classes'
+/// names. [`open_weights`](crate::open_weights) reads all of it.
+pub fn classifier_bytes(
+    vit: &Vit,
+    head: &Linear,
+    pooling: Pooling,
+    preprocessing: &Preprocessing,
+    classes: &[String],
+) -> Vec<u8> {
+    let preprocessing = json!({
+        "mean": preprocessing.mean.map(decimal),
+        "std": preprocessing.std.map(decimal),
+        "crop_ratio": preprocessing.crop_ratio,
+    });
+    let more = [
+        (POOLING_KEY, pooling.timm().to_owned()),
+        (PREPROCESSING_KEY, preprocessing.to_string()),
+        (CLASSES_KEY, json!(classes).to_string()),
+    ];
+    state_bytes_with(vit, head_tensors(head), &more)
 }
 
 fn head_tensors(head: &Linear) -> BTreeMap<String, HostTensor> {
@@ -228,7 +268,8 @@ mod tests {
         std::fs::write(folder.path().join("config.json"), text).unwrap();
         let half = [0.5; 3];
         let preprocessing = Some(Preprocessing { mean: half, std: half, crop_ratio: 0.9 });
-        let expected = Hints { heads: None, pooling: Some(Pooling::Cls), preprocessing };
+        let pooling = Some(Pooling::Cls);
+        let expected = Hints { pooling, preprocessing, ..Hints::default() };
         assert_eq!(hints(folder.path()), expected);
     }
 }

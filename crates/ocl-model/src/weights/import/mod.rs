@@ -49,8 +49,10 @@ pub struct OpenedWeights {
     pub pooling: Pooling,
     /// A classifier of pooled features, `[D]` to `[classes]`.
     pub head: Option<Linear>,
-    /// How the images must be prepared, if the folder's `config.json` says.
+    /// How the images must be prepared, if the file or the folder's `config.json` says.
     pub preprocessing: Option<Preprocessing>,
+    /// Names of the head's classes; empty where nothing says them.
+    pub classes: Vec<String>,
     /// Names of tensors that belong to no encoder: decoders, mask tokens, projection heads.
     pub ignored: Vec<String>,
 }
@@ -83,6 +85,12 @@ pub enum ImportError {
         /// Width of the encoder.
         width: usize,
     },
+    /// A file of fine-tuning that does not say what encoder it holds.
+    #[error(
+        "it has a classifier, but neither positions nor a configuration: an older version's fine-tuning \
+         wrote it; fine-tune again for a file that can be used"
+    )]
+    OldClassifier,
     /// The folder has no file of weights.
     #[error("the folder has none of {}", hub::FILES.join(", "))]
     NoFile,
@@ -156,13 +164,23 @@ fn build(
     device: &Device,
 ) -> Result<OpenedWeights, ImportError> {
     let names::Named { encoder, head, ignored } = names::sort(tensors?);
-    let (own, more) = own.map_or((None, None), |own| (Some(own.encoder), Some(own.more)));
     let heads = options.heads.or(hints.heads);
-    let config = match own {
-        Some(config) => VitConfig { heads: options.heads.unwrap_or(config.heads), ..config },
+    let config = match &own {
+        Some(Description { encoder, .. }) => {
+            VitConfig { heads: options.heads.unwrap_or(encoder.heads), ..encoder.clone() }
+        }
+        None if head.is_some() && !encoder.contains_key("pos_embed") => {
+            return Err(ImportError::OldClassifier);
+        }
         None => shape::infer(&encoder, heads)?,
     };
-    let said = more.and_then(|more| Pooling::named(more.get(hub::POOLING_KEY)?));
+    let own = own.as_ref();
+    let pooling = own.and_then(|own| Pooling::named(own.more.get(hub::POOLING_KEY)?));
+    let preprocessing = || own.and_then(|own| own.json(hub::PREPROCESSING_KEY));
+    let classes = || own.and_then(|own| own.json(hub::CLASSES_KEY));
+    let named = if hints.classes.is_empty() { classes() } else { Some(hints.classes) };
+    let outputs = head.as_ref().map(|[_, bias]| bias.values.len());
+    let named = named.filter(|names: &Vec<String>| Some(names.len()) == outputs);
     let head = head.map(|head| linear(head, config.width, device)).transpose()?;
     let vit = assemble(&config, encoder, device)?;
     let vit = match options.image_px {
@@ -170,10 +188,11 @@ fn build(
         None => vit,
     };
     Ok(OpenedWeights {
-        pooling: hints.pooling.or(said).unwrap_or_else(|| vit.usual_pooling()),
+        pooling: hints.pooling.or(pooling).unwrap_or_else(|| vit.usual_pooling()),
         vit,
         head,
-        preprocessing: hints.preprocessing,
+        preprocessing: hints.preprocessing.or_else(preprocessing),
+        classes: named.unwrap_or_default(),
         ignored,
     })
 }

@@ -1,0 +1,127 @@
+//! An encoder from wherever one lies, with everything that was said about it there.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use ocl_data::Normalisation;
+use ocl_model::{
+    Linear, OpenOptions, OpenedWeights, Pooling, Preprocessing, Vit, open_weights, weights_file,
+};
+
+use super::preparation::{Preparation, geometry};
+use super::subject::Run;
+use crate::error::EvalError;
+use crate::text::shell_word;
+
+/// An encoder that is ready for images.
+#[derive(Clone, Debug)]
+pub struct Encoder {
+    /// The encoder.
+    pub vit: Vit,
+    /// What of its output is the feature of an image, as its weights want it.
+    pub pooling: Pooling,
+    /// A classifier of the features, `[D]` to `[classes]`, where there is one.
+    pub head: Option<Linear>,
+    /// Names of the classifier's classes; empty where nothing says them.
+    pub classes: Vec<String>,
+    /// How images are prepared.
+    pub preparation: Preparation,
+    /// Whether something said so; if not, the preparation is what is usual for ImageNet.
+    pub preparation_said: bool,
+    /// Names of tensors in the file that belong to no encoder.
+    pub ignored: Vec<String>,
+    /// The file of weights.
+    pub weights: PathBuf,
+    /// The run that it was pre-trained in, if its folder was given.
+    pub run: Option<Run>,
+}
+
+/// Opens what `path` is:
+///
+/// - the folder of a pre-training: its final weights, images prepared as there;
+/// - the folder of a fine-tuning, or of one of its seeds: the classifier, of the first seed;
+/// - a folder that timm or Hugging Face's programs wrote, or `export` did;
+/// - a file of weights of any program, fine-tuned ones among them.
+///
+/// # Errors
+/// When there is nothing of the kind, it is not complete yet, or the weights are damaged.
+pub fn open_encoder(
+    path: &Path,
+    options: &OpenOptions,
+    device: &Device,
+) -> Result<Encoder, EvalError> {
+    if path.join("plan.toml").is_file() {
+        let run = Run::open(path)?;
+        let weights = run.existing_weights()?;
+        let opened = open_weights(&weights, options, device)?;
+        let preparation =
+            Preparation { geometry: geometry(opened.vit.config()), ..run.preparation() };
+        return Ok(Encoder::new(opened, weights, preparation, true, Some(run)));
+    }
+    let weights = match finetuned_in(path)? {
+        Some(file) => file,
+        None => weights_file(path),
+    };
+    let opened = open_weights(&weights, options, device)?;
+    let preparation = Preparation::imagenet(geometry(opened.vit.config()));
+    let (said, preparation) = match opened.preprocessing {
+        Some(own) => (true, preparation.with(own)),
+        None => (false, preparation),
+    };
+    Ok(Encoder::new(opened, weights, preparation, said, None))
+}
+
+/// The classifier in the folder of a fine-tuning or of one of its seeds; `None` for any other path.
+fn finetuned_in(path: &Path) -> Result<Option<PathBuf>, EvalError> {
+    let of =
+        |folder: &Path| Some(folder.join("finetuned.safetensors")).filter(|file| file.is_file());
+    if let Some(file) = of(path) {
+        return Ok(Some(file));
+    }
+    if !path.join("finetune.toml").is_file() {
+        return Ok(None);
+    }
+    // Seeds are numbered from 0.
+    let first =
+        (0..).map(|seed| path.join(format!("seed-{seed}"))).take_while(|seed| seed.is_dir());
+    let file = first.filter_map(|seed| of(&seed)).next();
+    let unfinished = || EvalError::NoWeights {
+        path: path.join("seed-0/finetuned.safetensors"),
+        advice: format!(
+            "the fine-tuning has not ended; finish it with cargo xtask finetune --resume {}",
+            shell_word(&path.to_string_lossy())
+        ),
+    };
+    file.map(Some).ok_or_else(unfinished)
+}
+
+impl Encoder {
+    fn new(
+        opened: OpenedWeights,
+        weights: PathBuf,
+        preparation: Preparation,
+        preparation_said: bool,
+        run: Option<Run>,
+    ) -> Self {
+        let OpenedWeights { vit, pooling, head, classes, ignored, .. } = opened;
+        Self { vit, pooling, head, classes, preparation, preparation_said, ignored, weights, run }
+    }
+
+    /// How images are prepared, in the words of files of weights.
+    pub fn preprocessing(&self) -> Preprocessing {
+        self.preparation.preprocessing()
+    }
+
+    /// What a class is called: its name, or its number where it has none.
+    pub fn class_name(&self, class: usize) -> String {
+        self.classes.get(class).cloned().unwrap_or_else(|| format!("class {class}"))
+    }
+}
+
+impl Preparation {
+    /// The same in the words of files of weights.
+    pub(crate) fn preprocessing(&self) -> Preprocessing {
+        let Normalisation { mean, std } = self.normalisation;
+        Preprocessing { mean, std, crop_ratio: 1.0 / self.resize_ratio }
+    }
+}
