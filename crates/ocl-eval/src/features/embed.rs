@@ -203,16 +203,28 @@ mod tests {
         Arc::new(Source::open(path, SourceKind::Folder, Split::Train).unwrap())
     }
 
-    fn run(source: &Arc<Source>, embedding: Embedding, out: &Path) -> usize {
-        let device = Device::default();
+    fn encoder() -> Vit {
         let config =
             VitConfig { image_px: 8, patch_px: 4, width: 8, depth: 1, heads: 2, mlp_ratio: 4 };
-        let vit = Vit::new(&config, 1, &device).unwrap();
+        Vit::new(&config, 1, &Device::default()).unwrap()
+    }
+
+    fn run(source: &Arc<Source>, embedding: Embedding, out: &Path) -> usize {
+        run_with(&encoder(), source, embedding, out).unwrap()
+    }
+
+    fn run_with(
+        vit: &Vit,
+        source: &Arc<Source>,
+        embedding: Embedding,
+        out: &Path,
+    ) -> Result<usize, EvalError> {
+        let device = Device::default();
         let mut preparation = Preparation::imagenet(Geometry { image_px: 8, patch_px: 4 });
         preparation.max_bad_share = 0.1;
         let reading = preparation.reading(16);
         let mut progress = Progress::silent();
-        embed(&vit, embedding, source, &reading, "w", out, &device, &mut progress).unwrap()
+        embed(vit, embedding, source, &reading, "w", out, &device, &mut progress)
     }
 
     #[test]
@@ -253,10 +265,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let images = folder.path().join("images");
         fs::create_dir(&images).unwrap();
+        let source = source(&images);
         let out = folder.path().join("f.safetensors");
-        run(&source(&images), Embedding::Patches, &out);
-        let bytes = fs::read(&out).unwrap();
-        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        assert_eq!(tensors.tensor("features").unwrap().shape(), [70, 4, 8]);
+        for vit in [encoder(), encoder().without_cls_token()] {
+            run_with(&vit, &source, Embedding::Patches, &out).unwrap();
+            let bytes = fs::read(&out).unwrap();
+            let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+            assert_eq!(tensors.tensor("features").unwrap().shape(), [70, 4, 8]);
+        }
+        let (vit, cls) = (encoder().without_cls_token(), Embedding::Pooled(Pooling::Cls));
+        let error = run_with(&vit, &source, cls, &out).unwrap_err().to_string();
+        assert!(error.contains("no class token") && error.contains("mean"), "{error}");
     }
 }

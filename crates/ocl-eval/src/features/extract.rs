@@ -101,6 +101,7 @@ pub(crate) fn append_features(
             return Ok(());
         }
     };
+    check_pooling(vit, pooling)?;
     for start in (0..batch.images).step_by(config.batch.max(1)) {
         let images = start..batch.images.min(start + config.batch.max(1));
         let tokens = tokens(vit, batch, images.clone(), device);
@@ -114,6 +115,16 @@ pub(crate) fn append_features(
         rows.extend(features);
     }
     Ok(())
+}
+
+/// Refuses the class token of an encoder that has none.
+pub(crate) fn check_pooling(vit: &Vit, pooling: Pooling) -> Result<(), EvalError> {
+    if pooling == Pooling::Mean || vit.has_cls_token() {
+        return Ok(());
+    }
+    let reason =
+        "cls asks for the class token, but this encoder has no class token; take mean".to_owned();
+    Err(EvalError::Setting { setting: "pool", reason })
 }
 
 /// The centre views of some images, samples numbered from 0.

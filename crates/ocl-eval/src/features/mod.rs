@@ -16,7 +16,7 @@ pub use digest::WeightsRecord;
 pub use embed::{Embedding, embed};
 pub use encoder::{Encoder, open_encoder};
 pub use extract::{ExtractConfig, Extractor, extract, feature_of};
-pub(crate) use extract::{append_features, batch_of, tokens};
+pub(crate) use extract::{append_features, batch_of, check_pooling, tokens};
 pub use feature_file::read_features;
 pub(crate) use labelled::DataRecord;
 pub use labelled::Labelled;

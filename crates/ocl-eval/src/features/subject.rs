@@ -94,8 +94,9 @@ impl Run {
     /// # Errors
     /// When the plan's encoder cannot exist.
     pub fn untrained(&self, device: &Device) -> Result<Subject, EvalError> {
-        let vit = Vit::new(&self.plan.model, self.plan.seed, device)?;
-        Ok(Subject::Untrained(Box::new(vit)))
+        let Plan { method, model, seed, .. } = &self.plan;
+        let learner = method.learner(model, *seed, device)?;
+        Ok(Subject::Untrained(Box::new(learner.encoder().clone())))
     }
 
     /// What to do about a run without final weights.

@@ -229,8 +229,13 @@ mod tests {
 
     #[test]
     fn encoder_and_head_apart_give_the_same_logits() {
-        for pool in [Pooling::Cls, Pooling::Mean] {
-            let whole = classifier(pool, 1, 0.5);
+        let bare = classifier(Pooling::Mean, 1, 0.5);
+        let bare = Classifier { vit: bare.vit.without_cls_token(), ..bare };
+        for (pool, whole) in [
+            (Pooling::Cls, classifier(Pooling::Cls, 1, 0.5)),
+            (Pooling::Mean, classifier(Pooling::Mean, 1, 0.5)),
+            (Pooling::Mean, bare),
+        ] {
             let (vit, head) = whole.encoder_and_head();
             assert_eq!(vit.usual_pooling(), pool);
             let apart = head.forward(vit.pooled(tokens(), pool));

@@ -19,7 +19,7 @@ use super::journal::Log;
 use super::measure::{SeedResult, measure};
 use super::plan::FinetunePlan;
 use crate::error::EvalError;
-use crate::features::{Labelled, geometry};
+use crate::features::{Labelled, check_pooling, geometry};
 use crate::files::replace;
 use crate::progress::Progress;
 
@@ -175,6 +175,7 @@ impl<'a> Run<'a> {
         let kept = Checkpoint::load(folder)?;
         let vit = beginning(plan, seed, &learning)?;
         let pool = plan.recipe.model.pool;
+        check_pooling(&vit, pool)?;
         let drop_path = plan.recipe.model.drop_path;
         let mut classifier = Classifier::new(vit, pool, classes, drop_path, seed, &learning);
         let (mut optimizer, mut step) = (AdamW::new(plan.recipe.adamw()), 0);
