@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::text::counted;
+
 /// Why a representation could not be measured.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -26,8 +28,9 @@ pub enum EvalError {
     },
     /// A split has too little in it.
     #[error(
-        "the {split} split of {data} holds {images} images of {classes} classes: at least 2 images \
-         of 2 classes are needed"
+        "the {split} split of {data} holds {} of {}: at least 2 images of 2 classes are needed",
+        counted(*images, "image", "images"),
+        counted(*classes, "class", "classes")
     )]
     TooSmall {
         /// Which split.
@@ -57,9 +60,9 @@ pub enum EvalError {
         #[source]
         source: ocl_data::LoaderError,
     },
-    /// The encoder gave a feature that is not finite.
+    /// The encoder gave a feature that is NaN or infinite.
     #[error(
-        "the encoder gives values that are not finite for {image}: the weights are damaged or the \
+        "the encoder gives NaN or infinite values for {image}: the weights are damaged or the \
          training diverged"
     )]
     NotFinite {
@@ -74,9 +77,9 @@ pub enum EvalError {
         /// What is wrong and what would be right.
         reason: String,
     },
-    /// The probe's loss is not finite.
+    /// The probe's loss is NaN or infinite.
     #[error(
-        "the linear probe's loss is not finite in epoch {epoch} at learning rate {lr}: lower the rate"
+        "the linear probe's loss is NaN or infinite in epoch {epoch} at learning rate {lr}: lower the rate"
     )]
     Diverged {
         /// The epoch, from 0.
@@ -97,8 +100,10 @@ pub enum EvalError {
         #[source]
         source: ocl_data::ImageError,
     },
-    /// The loss of a fine-tuning is not finite.
-    #[error("the loss is not finite at step {step}, at learning rate {lr}: lower optim.base_lr")]
+    /// The loss of a fine-tuning is NaN or infinite.
+    #[error(
+        "the loss is NaN or infinite at step {step}, at learning rate {lr}: lower optim.base_lr"
+    )]
     FinetuneDiverged {
         /// The step, from 1.
         step: u64,

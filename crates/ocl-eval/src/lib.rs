@@ -8,7 +8,11 @@
 //!
 //! A frozen encoder needs no gradients: it runs on the plain device, in f32.
 //!
-//! Folders import downward only: `features`, `heads`, `protocols`, `report`, `finetune`.
+//! Folders import downward only: `features`, `heads`, `protocols`, `predict`, `report`, `finetune`.
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 mod error;
 mod features;

@@ -5,6 +5,11 @@ use std::fmt::Write;
 
 const COLUMNS: usize = 80;
 
+/// A number of things in words: `1 class`, `2 classes`.
+pub(crate) fn counted(number: usize, one: &str, several: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { several })
+}
+
 /// A share as `84.1 %`.
 pub(crate) fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
@@ -64,6 +69,12 @@ mod tests {
     fn words_for_a_shell() {
         assert_eq!(shell_word("runs/a-1"), "runs/a-1");
         assert_eq!(shell_word("it's mine"), r"'it'\''s mine'");
+    }
+
+    #[test]
+    fn one_thing_is_not_several() {
+        let classes = |number| counted(number, "class", "classes");
+        assert_eq!([0, 1, 2].map(classes), ["0 classes", "1 class", "2 classes"]);
     }
 
     #[test]

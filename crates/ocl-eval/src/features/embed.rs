@@ -1,4 +1,4 @@
-//! Features of any images, labelled or not, as a file: streamed, and gone on with when interrupted.
+//! Features of any images, labelled or not, as a file: streamed, and resumed when interrupted.
 
 use std::fs::{self, OpenOptions};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
@@ -86,11 +86,11 @@ impl Embedding {
 /// image `i`. An image that cannot be read has NaN.
 ///
 /// What is written goes to `OUT.part` first. If that is there, of the same images, weights
-/// (`weights` names them) and shape, writing goes on where it stopped. Returns the images that were
+/// (`weights` names them) and shape, writing resumes where it stopped. Returns the images that were
 /// there already.
 ///
 /// # Errors
-/// When images cannot be read, a feature is not finite, the disk is full or the device fails.
+/// When images cannot be read, a feature is NaN or infinite, the disk is full or the device fails.
 #[allow(
     clippy::too_many_arguments,
     reason = "an encoder, what, of which images, read how, to where"
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_file_is_gone_on_with_and_equals_a_whole_one() {
+    fn an_interrupted_file_is_resumed_and_equals_a_whole_one() {
         let folder = tempfile::tempdir().unwrap();
         let images = folder.path().join("images");
         fs::create_dir(&images).unwrap();

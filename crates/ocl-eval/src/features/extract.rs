@@ -42,7 +42,8 @@ pub struct ExtractConfig {
 /// over the images.
 ///
 /// # Errors
-/// When the data has no labels, the loader stops, the device fails, or a feature is not finite.
+/// When the data has no labels, the loader stops, the device fails, or a feature is NaN or
+/// infinite.
 pub fn extract(
     extractors: &[Extractor<'_>],
     source: &Arc<Source>,
@@ -158,7 +159,7 @@ pub(crate) fn tokens(vit: &Vit, batch: &Batch, images: Range<usize>, device: &De
 /// The feature of one picture.
 ///
 /// # Errors
-/// When the feature is not finite or the device fails.
+/// When the feature is NaN or infinite or the device fails.
 pub fn feature_of(
     vit: &Vit,
     pool: Pooling,

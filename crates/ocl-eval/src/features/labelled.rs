@@ -186,7 +186,7 @@ mod tests {
     fn one_class_is_too_few() {
         let one = ["train/cat/1.bmp", "train/cat/2.bmp", "val/cat/2.bmp", "val/cat/3.bmp"];
         let error = open(folder(&one).path()).unwrap_err();
-        assert!(error.contains("2 images of 1 classes"), "{error}");
+        assert!(error.contains("2 images of 1 class"), "{error}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Raw pixels as features: the mark that an encoder has to pass.
+//! Raw pixels as features: the baseline that an encoder has to beat.
 
 use ocl_data::{Batch, Geometry, Normalisation};
 

@@ -61,7 +61,7 @@ impl Run {
     /// Where the final weights lie, if they are there.
     ///
     /// # Errors
-    /// When the run has not ended; the error says how to go on.
+    /// When the run has not ended; the error says how to finish it.
     pub fn existing_weights(&self) -> Result<PathBuf, EvalError> {
         let path = self.final_weights();
         if path.exists() {

@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ocl_model::HostTensor;
+use ocl_model::{HostTensor, tensor_bytes, tensors_from};
 use ocl_train::AdamWState;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::error::EvalError;
 use crate::files::replace;
 
-/// What a run goes on from.
+/// What a run resumes from.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Checkpoint {
     /// Steps done.
@@ -27,19 +26,17 @@ pub(crate) fn path(folder: &Path) -> PathBuf {
 impl Checkpoint {
     /// Writes the state beside the one before, then in its place.
     pub(crate) fn save(&self, folder: &Path) -> Result<(), EvalError> {
-        let mut tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
+        let mut tensors = BTreeMap::new();
         for (name, tensor) in &self.weights {
-            tensors.insert(format!("weight.{name}"), (tensor.shape.clone(), le(&tensor.values)));
+            tensors.insert(format!("weight.{name}"), tensor.clone());
         }
         for (name, (first, second)) in &self.optimizer.moments {
-            tensors.insert(format!("first.{name}"), (vec![first.len()], le(first)));
-            tensors.insert(format!("second.{name}"), (vec![second.len()], le(second)));
+            tensors.insert(format!("first.{name}"), vector(first.clone()));
+            tensors.insert(format!("second.{name}"), vector(second.clone()));
         }
-        // Counts as two halves of 24 bits, which f32 holds exactly.
-        let halves = |count: u64| le(&[(count >> 24) as f32, (count & 0xFF_FFFF) as f32]);
-        tensors.insert("steps".to_owned(), (vec![2], halves(self.step)));
-        tensors.insert("updates".to_owned(), (vec![2], halves(self.optimizer.steps)));
-        let mut bytes = serialise(&tensors);
+        tensors.insert("steps".to_owned(), halves(self.step));
+        tensors.insert("updates".to_owned(), halves(self.optimizer.steps));
+        let mut bytes = tensor_bytes(&tensors);
         let check = crc32fast::hash(&bytes).to_le_bytes();
         bytes.extend_from_slice(&check);
         replace(&path(folder), &bytes)
@@ -53,55 +50,79 @@ impl Checkpoint {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(EvalError::File { doing: "read", path, source }),
         };
-        let damaged =
-            |reason: String| EvalError::Recipe { name: path.display().to_string(), reason };
+        let damaged = || EvalError::Recipe {
+            name: path.display().to_string(),
+            reason: "the checkpoint is damaged; remove it to start again".to_owned(),
+        };
         let (content, check) = bytes.split_at(bytes.len().saturating_sub(4));
         if check != crc32fast::hash(content).to_le_bytes() {
-            return Err(damaged("the checkpoint is damaged; remove it to begin again".to_owned()));
+            return Err(damaged());
         }
-        let tensors =
-            SafeTensors::deserialize(content).map_err(|error| damaged(error.to_string()))?;
-        let of = |name: &str| tensors.tensor(name).map_err(|error| damaged(error.to_string()));
-        let count = |name: &str| -> Result<u64, EvalError> {
-            let halves = floats(&of(name)?);
-            Ok(((halves[0] as u64) << 24) + halves[1] as u64)
-        };
+        let mut tensors = tensors_from(content, &path)?;
+        let mut count = |name| tensors.remove(name).as_ref().and_then(whole).ok_or_else(damaged);
+        let (step, steps) = (count("steps")?, count("updates")?);
         let (mut weights, mut moments) = (BTreeMap::new(), BTreeMap::new());
-        for name in tensors.names() {
-            if let Some(own) = name.strip_prefix("weight.") {
-                let view = of(name)?;
-                let tensor = HostTensor { shape: view.shape().to_vec(), values: floats(&view) };
-                weights.insert(own.to_owned(), tensor);
-            } else if let Some(own) = name.strip_prefix("first.") {
-                let second = floats(&of(&format!("second.{own}"))?);
-                moments.insert(own.to_owned(), (floats(&of(name)?), second));
+        let mut second = BTreeMap::new();
+        for (name, tensor) in tensors {
+            match name.split_once('.') {
+                Some(("weight", own)) => drop(weights.insert(own.to_owned(), tensor)),
+                Some(("first", own)) => {
+                    drop(moments.insert(own.to_owned(), (tensor.values, vec![])))
+                }
+                Some(("second", own)) => drop(second.insert(own.to_owned(), tensor.values)),
+                _ => return Err(damaged()),
             }
         }
-        let optimizer = AdamWState { steps: count("updates")?, moments };
-        Ok(Some(Self { step: count("steps")?, weights, optimizer }))
+        for (name, pair) in &mut moments {
+            pair.1 = second.remove(name).ok_or_else(damaged)?;
+        }
+        Ok(Some(Self { step, weights, optimizer: AdamWState { steps, moments } }))
     }
 }
 
-/// The bytes of a safetensors file of f32.
-fn serialise(tensors: &BTreeMap<String, (Vec<usize>, Vec<u8>)>) -> Vec<u8> {
-    let views = tensors.iter().map(|(name, (shape, bytes))| {
-        let view = TensorView::new(Dtype::F32, shape.clone(), bytes);
-        (name.as_str(), view.expect("the bytes were made from the shape"))
-    });
-    safetensors::serialize(views, None).expect("names and shapes are valid")
+fn vector(values: Vec<f32>) -> HostTensor {
+    HostTensor { shape: vec![values.len()], values }
 }
 
-fn le(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+/// A count as two halves of 24 bits, which f32 holds exactly.
+fn halves(count: u64) -> HostTensor {
+    vector(vec![(count >> 24) as f32, (count & 0xFF_FFFF) as f32])
 }
 
-fn floats(view: &TensorView<'_>) -> Vec<f32> {
-    view.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+/// The count in two halves.
+fn whole(halves: &HostTensor) -> Option<u64> {
+    let &[high, low] = halves.values.as_slice() else { return None };
+    Some(((high as u64) << 24) + low as u64)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As the program wrote it before it shared its code with files of weights.
+    #[test]
+    fn a_checkpoint_of_before_loads() {
+        use safetensors::tensor::{Dtype, TensorView};
+        let folder = tempfile::tempdir().unwrap();
+        let le = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+        let [weight, counts, moment] = [le(&[2.0]), le(&[1.0, 3.0]), le(&[0.5])];
+        let tensors = [
+            ("weight.head.bias", &weight),
+            ("steps", &counts),
+            ("updates", &counts),
+            ("first.head.bias", &moment),
+            ("second.head.bias", &moment),
+        ];
+        let views = tensors.map(|(name, bytes)| {
+            (name, TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes).unwrap())
+        });
+        let mut bytes = safetensors::serialize(views, None).unwrap();
+        bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
+        fs::write(path(folder.path()), bytes).unwrap();
+        let state = Checkpoint::load(folder.path()).unwrap().unwrap();
+        assert_eq!((state.step, state.weights["head.bias"].values[0]), ((1 << 24) + 3, 2.0));
+        assert_eq!(state.optimizer.moments["head.bias"], (vec![0.5], vec![0.5]));
+    }
 
     #[test]
     fn a_state_comes_back_or_is_refused() {

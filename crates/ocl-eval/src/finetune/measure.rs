@@ -1,4 +1,4 @@
-//! A classifier on the test images, and what a seed's folder keeps of it.
+//! A classifier on the test images, and what a seed's folder keeps.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::files::replace;
 use crate::heads::{Accuracy, Tally};
 use crate::progress::Progress;
 
-/// What a seed came to, as its folder keeps it.
+/// The result of a seed, as its folder keeps it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct SeedResult {
     pub(super) accuracy: Accuracy,

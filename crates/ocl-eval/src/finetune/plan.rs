@@ -11,7 +11,7 @@ use crate::error::EvalError;
 use crate::features::{Preparation, geometry};
 use crate::files::replace;
 
-/// A fine-tuning with every value resolved; going on needs nothing else.
+/// A fine-tuning with every value resolved; resuming needs nothing else.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FinetunePlan {
     /// Version of the program that made the plan.
@@ -78,7 +78,7 @@ impl FinetunePlan {
         self.preparation(1).preprocessing()
     }
 
-    /// Refuses a folder that holds a fine-tuning which can be gone on with. One that failed before
+    /// Refuses a folder that holds a fine-tuning that can be resumed. One that failed before
     /// its first checkpoint is no such.
     ///
     /// # Errors
@@ -88,7 +88,7 @@ impl FinetunePlan {
             return Ok(());
         }
         let reason = format!(
-            "{} holds a fine-tuning; go on with --resume, or give another --out",
+            "{} holds a fine-tuning; resume it with --resume, or give another --out",
             folder.display()
         );
         Err(EvalError::Setting { setting: "out", reason })
@@ -132,7 +132,7 @@ pub(super) fn seed_folder(folder: &Path, seed: u64) -> PathBuf {
     folder.join(format!("seed-{seed}"))
 }
 
-/// Whether a seed of the fine-tuning in a folder has left anything to go on with.
+/// Whether a seed of the fine-tuning in a folder has left anything to resume.
 fn begun(folder: &Path) -> bool {
     let left = |seed: &Path| {
         ["checkpoint.safetensors", "result.json"].iter().any(|name| seed.join(name).is_file())

@@ -1,4 +1,4 @@
-//! The seeds of a fine-tuning, one after the other, and what they came to together.
+//! The seeds of a fine-tuning, one after the other, and their result.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use crate::protocols::Score;
 use crate::report::{ResultRecord, commit};
 use crate::text::shell_word;
 
-/// What all seeds of a fine-tuning came to.
+/// The result of a fine-tuning, all seeds together.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finetuned {
     /// The accuracies, for `results.jsonl`.
@@ -32,8 +32,8 @@ pub struct Finetuned {
     confusion: Confusion,
 }
 
-/// Trains what is left of a plan in its folder, and says what all seeds came to; `None` when `stop`
-/// was set before the end, after a checkpoint.
+/// Trains what is left of a plan in its folder; `None` when `stop` was set before the end, after a
+/// checkpoint.
 ///
 /// A new folder gets the plan as `finetune.toml` once data and plan are known to fit.
 ///

@@ -1,4 +1,4 @@
-//! One seed's training, from its beginning or its checkpoint to its result.
+//! One seed's training, from the start or a checkpoint to its result.
 
 use std::fs;
 use std::path::Path;
@@ -140,8 +140,8 @@ fn maker(plan: &FinetunePlan, data: &Labelled, seed: u64) -> Result<Maker, EvalE
     })
 }
 
-/// The encoder that training begins with.
-fn beginning(plan: &FinetunePlan, seed: u64, device: &Device) -> Result<Vit, EvalError> {
+/// The encoder that training starts from.
+fn initial_encoder(plan: &FinetunePlan, seed: u64, device: &Device) -> Result<Vit, EvalError> {
     match &plan.from {
         Some(from) => {
             let options =
@@ -173,7 +173,7 @@ impl<'a> Run<'a> {
     ) -> Result<Self, EvalError> {
         let learning = device.clone().autodiff();
         let kept = Checkpoint::load(folder)?;
-        let vit = beginning(plan, seed, &learning)?;
+        let vit = initial_encoder(plan, seed, &learning)?;
         let pool = plan.recipe.model.pool;
         check_pooling(&vit, pool)?;
         let drop_path = plan.recipe.model.drop_path;
@@ -224,7 +224,7 @@ impl<'a> Run<'a> {
 
     /// The classifier without autodiff.
     fn on_plain_device(&self, classes: usize, device: &Device) -> Result<Classifier, EvalError> {
-        let vit = beginning(self.plan, self.seed, device)?;
+        let vit = initial_encoder(self.plan, self.seed, device)?;
         let pooling = self.plan.recipe.model.pool;
         let classifier = Classifier::new(vit, pooling, classes, 0.0, 0, device);
         Ok(classifier.with_state(self.classifier.state())?)

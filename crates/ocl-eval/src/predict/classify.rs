@@ -1,4 +1,4 @@
-//! The classifier's answers, image by image.
+//! The most probable classes of each image.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use crate::error::EvalError;
 use crate::features::{Encoder, batch_of, tokens};
 use crate::progress::Progress;
 
-/// What is asked.
+/// How images are classified.
 #[derive(Clone, Copy, Debug)]
 pub struct PredictOptions {
     /// Answers for each image, the most probable first; all classes if there are fewer.
@@ -35,7 +35,7 @@ pub struct Answer {
     pub probability: f32,
 }
 
-/// What the classifier takes an image for.
+/// The most probable classes of an image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Predicted {
     /// The image's path or name.

@@ -1,4 +1,4 @@
-//! What a classifier takes images for.
+//! Classification of images by a fine-tuned encoder.
 
 mod classify;
 mod format;

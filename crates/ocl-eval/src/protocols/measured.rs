@@ -1,4 +1,4 @@
-//! What a protocol comes to.
+//! The result of a protocol.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -27,7 +27,7 @@ impl Score {
     }
 }
 
-/// What a protocol came to.
+/// The result of a protocol.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Measured {
     /// Every constant, as used: what the recipe leaves to the data is resolved.

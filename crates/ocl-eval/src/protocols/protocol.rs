@@ -35,7 +35,7 @@ pub enum Protocol {
     Retrieval,
     /// k-means against the labels.
     Clustering,
-    /// A clean probe on damaged images.
+    /// A clean probe on corrupted images.
     Robustness,
     /// A probe on folders of shifted data.
     Shifted,
@@ -84,7 +84,7 @@ impl Protocol {
             Self::Centroid => "nearest class mean by cosine (as in Snell et al., arXiv 1703.05175)",
             Self::Retrieval => "test images find test images (Oh Song et al., arXiv 1511.06452)",
             Self::Robustness => {
-                "clean probe, damaged test images (strengths of ImageNet-C, arXiv 1903.12261; occlusion)"
+                "clean probe, corrupted test images (strengths of ImageNet-C, arXiv 1903.12261; occlusion)"
             }
             Self::Shifted => "clean probe on shifted data (as ImageNet-A, -R, -Sketch, -V2, -C)",
             Self::Clustering => "k-means against labels; NMI, ARI (as in SCAN, arXiv 2005.12320)",

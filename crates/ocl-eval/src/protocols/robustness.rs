@@ -1,4 +1,4 @@
-//! Robustness: a probe trained on clean images, measured on damaged ones.
+//! Robustness: a probe trained on clean images, measured on corrupted ones.
 
 use burn::tensor::Device;
 use ocl_data::{Batch, EvalView, Geometry, RgbImage, Split, centre_crop, patchify};
@@ -12,7 +12,7 @@ use crate::error::EvalError;
 use crate::features::{Features, Material, Subject, append_features};
 use crate::progress::Progress;
 
-/// `[robustness]`: strengths of each damage, least first.
+/// `[robustness]`: strengths of each corruption, least first.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RobustnessConfig {
@@ -53,7 +53,7 @@ impl RobustnessConfig {
         Ok(())
     }
 
-    /// Every damage with its name.
+    /// Every corruption with its name.
     fn all(&self, image_px: u32) -> Vec<(&'static str, String, Corruption)> {
         let scale = f64::from(image_px) / 224.0;
         let mut all = Vec::new();
@@ -72,17 +72,17 @@ impl RobustnessConfig {
 }
 
 /// Trains the cached probe (seed 0) on clean training images and measures it on the test images
-/// under each damage. Noise, blur, contrast and JPEG have the strengths of ImageNet-C (arXiv
+/// under each corruption. Noise, blur, contrast and JPEG have the strengths of ImageNet-C (arXiv
 /// 1903.12261); occlusion is this method's own question: patches painted over, as in the world, or
 /// not shown, as in its training.
 ///
-/// The headline is the mean over the kinds of damage of the mean over their strengths.
+/// The headline is the mean over the kinds of corruption of the mean over their strengths.
 ///
 /// # Errors
 /// When images cannot be read or the device fails; raw pixels cannot be measured so.
 pub(super) fn robustness(
     material: &Material<'_>,
-    damages: &RobustnessConfig,
+    corruptions: &RobustnessConfig,
     config: &CachedConfig,
     device: &Device,
     progress: &mut Progress,
@@ -97,10 +97,10 @@ pub(super) fn robustness(
     let clean = probe.accuracy(test)?.top1;
     let mut kinds: Vec<(&str, Vec<f64>)> = Vec::new();
     let mut scores = vec![Score::new("clean top-1", vec![clean])];
-    for (kind, strength, corruption) in damages.all(material.reading.view.geometry.image_px) {
+    for (kind, strength, corruption) in corruptions.all(material.reading.view.geometry.image_px) {
         progress.line(|| format!("robustness: {kind} {strength}"));
-        let damaged = damaged(material, corruption, device)?;
-        let top1 = probe.accuracy(&damaged)?.top1;
+        let corrupted = corrupted(material, corruption, device)?;
+        let top1 = probe.accuracy(&corrupted)?.top1;
         scores.push(Score::new(format!("{kind} {strength} top-1"), vec![top1]));
         match kinds.last_mut().filter(|last| last.0 == kind) {
             Some(last) => last.1.push(top1),
@@ -110,13 +110,13 @@ pub(super) fn robustness(
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
     let means: Vec<f64> = kinds.iter().map(|(_, values)| mean(values)).collect();
     scores.insert(0, Score::new("mean over damages top-1", vec![mean(&means)]));
-    let mut constants = serde_json::to_value(damages).expect("settings are plain data");
+    let mut constants = serde_json::to_value(corruptions).expect("settings are plain data");
     constants["probe"] = serde_json::to_value(config).expect("settings are plain data");
     Ok(Measured { constants, scores, seeds: vec![0] })
 }
 
-/// Features of the test images under a damage.
-fn damaged(
+/// Features of the test images under a corruption.
+fn corrupted(
     material: &Material<'_>,
     corruption: Corruption,
     device: &Device,
@@ -159,7 +159,7 @@ fn damaged(
     Ok(Features::new(rows, width, own))
 }
 
-/// Normalised patches of a damaged centre crop that are shown, and their positions.
+/// Normalised patches of a corrupted centre crop that are shown, and their positions.
 fn patches(
     image: &RgbImage,
     view: &EvalView,

@@ -1,4 +1,4 @@
-//! What two measures against two marks mean, in words that never say more than the figures.
+//! What two measures against two baselines mean, in words that never say more than the figures.
 
 /// Top-1 of the trained encoder, the untrained one and raw pixels.
 pub(super) struct Verdict {
@@ -6,7 +6,7 @@ pub(super) struct Verdict {
     pub(super) linear: [f64; 3],
 }
 
-/// How the trained encoder stands to a mark by one measure.
+/// How the trained encoder compares with a baseline by one measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
     Better,
@@ -16,8 +16,8 @@ enum Standing {
 }
 
 impl Standing {
-    fn of(values: [f64; 3], mark: usize) -> Self {
-        match values[0] - values[mark] {
+    fn of(values: [f64; 3], baseline: usize) -> Self {
+        match values[0] - values[baseline] {
             gain if gain >= 0.01 => Self::Better,
             gain if gain > -0.01 => Self::Alike,
             _ => Self::Worse,
@@ -35,10 +35,10 @@ impl Standing {
 }
 
 impl Verdict {
-    /// Whether training helped, and how the features stand to both marks by each measure.
+    /// Whether training helped, and how the features compare with both baselines by each measure.
     pub(super) fn sentences(&self) -> String {
         use Standing::{Alike, Better, Worse};
-        let of = |mark| (Standing::of(self.linear, mark), Standing::of(self.knn, mark));
+        let of = |baseline| (Standing::of(self.linear, baseline), Standing::of(self.knn, baseline));
         let (untrained, pixels) = (of(1), of(2));
         let lead = match untrained {
             (Better, Better | Alike) | (Alike, Better) => "Training has made the features better.",
@@ -59,12 +59,12 @@ impl Verdict {
     }
 }
 
-/// How the features stand to a mark: by the probe, and by k-NN.
-fn both((linear, knn): (Standing, Standing), mark: &str) -> String {
+/// How the features compare with a baseline: by the probe, and by k-NN.
+fn both((linear, knn): (Standing, Standing), baseline: &str) -> String {
     if linear == knn {
-        return format!("{} {mark} by both measures", linear.than());
+        return format!("{} {baseline} by both measures", linear.than());
     }
-    format!("{} {mark} by the linear probe, {} them by k-NN", linear.than(), knn.than())
+    format!("{} {baseline} by the linear probe, {} them by k-NN", linear.than(), knn.than())
 }
 
 #[cfg(test)]

@@ -64,14 +64,19 @@ pub fn state_bytes_with(
     let more = more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
     let description = Description { encoder: config.clone(), more };
     let description = serde_json::to_string(&description).expect("a description is plain data");
-    serialize(&state, &description)
+    serialize(&state, json!({ "format": "pt", CONFIG_KEY: description }))
+}
+
+/// Named tensors as the bytes of a safetensors file. Equal tensors give equal bytes.
+pub fn tensor_bytes(tensors: &BTreeMap<String, HostTensor>) -> Vec<u8> {
+    serialize(tensors, json!({ "format": "pt" }))
 }
 
 /// Written by hand, because the library writes metadata in an order that changes from run to run,
 /// and there are two keys: ours, and the one that Hugging Face's programs ask for.
-fn serialize(state: &BTreeMap<String, HostTensor>, description: &str) -> Vec<u8> {
+fn serialize(state: &BTreeMap<String, HostTensor>, metadata: Value) -> Vec<u8> {
     let mut header = Map::new();
-    header.insert("__metadata__".to_owned(), json!({ "format": "pt", CONFIG_KEY: description }));
+    header.insert("__metadata__".to_owned(), metadata);
     let mut end = 0;
     for (name, tensor) in state {
         let start = end;
@@ -145,6 +150,18 @@ fn read(
         .map_err(format)?
         .map(|description| description.encoder)
         .ok_or_else(|| WeightsError::NoConfig { path: path.to_owned() })?;
+    Ok((config, tensors_from(bytes, path)?))
+}
+
+/// The tensors of a safetensors file, all of them f32; `path` is what errors name.
+///
+/// # Errors
+/// When the bytes are damaged, or a tensor is of another type.
+pub fn tensors_from(
+    bytes: &[u8],
+    path: &Path,
+) -> Result<BTreeMap<String, HostTensor>, WeightsError> {
+    let format = |source| WeightsError::Format { path: path.to_owned(), source };
     let tensors = SafeTensors::deserialize(bytes).map_err(format)?;
     let mut state = BTreeMap::new();
     for (name, view) in tensors.tensors() {
@@ -159,7 +176,7 @@ fn read(
         let values = view.data().chunks_exact(4).map(value).collect();
         state.insert(name, HostTensor { shape: view.shape().to_vec(), values });
     }
-    Ok((config, state))
+    Ok(state)
 }
 
 /// What a safetensors file says of itself, if it was written here.

@@ -8,8 +8,8 @@ mod layout;
 mod state;
 
 pub use file::{
-    load_weights, save_weights, state_bytes, state_bytes_with, weights_from,
-    weights_with_others_from,
+    load_weights, save_weights, state_bytes, state_bytes_with, tensor_bytes, tensors_from,
+    weights_from, weights_with_others_from,
 };
 pub use hub::{Preprocessing, classifier_bytes, export_folder, preprocessing_of, weights_file};
 pub use import::{
