@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use libjpeg_turbo_rs::{PixelFormat, Subsampling, compress};
 use ocl_data::{
-    Crop, Draws, EvalView, Geometry, ImageHeader, Keep, Loader, LoaderConfig, Normalisation, Order,
-    Resampler, RgbImage, Source, SourceKind, Split, TrainView, View, Window, decode, patchify,
-    sample_crop,
+    Augment, Crop, Draws, EvalView, Filter, Geometry, ImageHeader, Keep, Loader, LoaderConfig,
+    Normalisation, Order, Purpose, Resampler, RgbImage, Source, SourceKind, Split, TrainCrop,
+    TrainView, View, Window, decode, patchify, sample_crop,
 };
 
 const GEOMETRY: Geometry = Geometry { image_px: 224, patch_px: 16 };
@@ -42,21 +42,24 @@ fn main() -> Result<(), Box<dyn Error>> {
         View::Train(TrainView {
             geometry,
             normalisation,
-            scale: SCALE,
-            ratio: RATIO,
-            flip: 0.5,
+            crop: TrainCrop { scale: SCALE, ratio: RATIO, flip: 0.5, filter: Filter::Bicubic },
+            augment: Augment::None,
             keep,
         })
     };
+    let View::Train(all) = train(Keep::All) else { unreachable!("it is a training view") };
+    let crop = TrainCrop { scale: (0.08, 1.0), filter: Filter::Bilinear, ..all.crop };
+    let moco = View::Train(TrainView { crop, augment: Augment::MocoV3, ..all });
     let eval = EvalView {
         geometry: GEOMETRY,
         normalisation: Normalisation::IMAGENET,
         resize_ratio: 256.0 / 224.0,
     };
     let views = [
-        ("train, mask ratio 0.9", train(Keep::Random { mask_ratio: 0.9 })),
-        ("train, mask ratio 0.75", train(Keep::Random { mask_ratio: 0.75 })),
+        ("train, mask ratio 0.9", train(Keep::Random { kept: 18 })),
+        ("train, mask ratio 0.75", train(Keep::Random { kept: 48 })),
         ("train, all patches", train(Keep::All)),
+        ("train, MoCo v3's two crops", moco),
         ("evaluation", View::Eval(eval)),
     ];
     for (name, view) in views {
@@ -68,13 +71,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         let small = TrainView {
             geometry: Geometry { image_px: 32, patch_px: 4 },
             normalisation: Normalisation::IMAGENET,
-            scale: (0.3, 1.0),
-            ratio: RATIO,
-            flip: 0.5,
-            keep: Keep::Random { mask_ratio: 0.75 },
+            crop: TrainCrop { scale: (0.3, 1.0), ratio: RATIO, flip: 0.5, filter: Filter::Bicubic },
+            augment: Augment::None,
+            keep: Keep::Random { kept: 16 },
         };
-        let whole = TrainView { scale: (1.0, 1.0), ratio: (1.0, 1.0), ..small };
-        let half = TrainView { keep: Keep::Random { mask_ratio: 0.5 }, ..whole };
+        let crop = TrainCrop { scale: (1.0, 1.0), ratio: (1.0, 1.0), ..small.crop };
+        let whole = TrainView { crop, ..small };
+        let half = TrainView { keep: Keep::Random { kept: 32 }, ..whole };
         let views = [
             ("embedded, crops, mask ratio 0.75", small),
             ("embedded, whole, mask ratio 0.5", half),
@@ -130,9 +133,10 @@ fn stages(source: &Source) -> Result<(), Box<dyn Error>> {
     let mut plans = Vec::new();
     for (index, file) in files.iter().enumerate() {
         let header = ImageHeader::read(file)?;
-        let mut draws = Draws::new(0, 0, index as u64, 1000);
+        let mut draws = Draws::new(0, 0, index as u64, Purpose::Test);
         let crop = sample_crop(header.width_px, header.height_px, SCALE, RATIO, &mut draws);
-        let window = Window { source: crop, width_px: 224, height_px: 224 };
+        let window =
+            Window { source: crop, width_px: 224, height_px: 224, filter: Filter::Bicubic };
         let mut patches: Vec<u32> = (0..196).collect();
         draws.shuffle_front(&mut patches, 18);
         let end = (patches[..18].iter().max().copied().unwrap_or(0) / 14 + 1) * 16;
@@ -239,7 +243,7 @@ fn budget() -> Duration {
 fn make_photos(folder: &Path) -> Result<String, Box<dyn Error>> {
     let (width, height) = (500, 375);
     for number in 0..20 {
-        let mut draws = Draws::new(7, 0, number, 1000);
+        let mut draws = Draws::new(7, 0, number, Purpose::Test);
         let waves: Vec<[f64; 4]> =
             (0..12).map(|_| [(); 4].map(|()| draws.between(-1.0, 1.0))).collect();
         let mut pixels = Vec::with_capacity(width * height * 3);

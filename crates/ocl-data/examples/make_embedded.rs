@@ -1,5 +1,5 @@
-//! Draws the embedded data set from Fashion-MNIST's training images: 800 images of each class to train
-//! on and 200 to test on, in the order of the original file.
+//! Draws the embedded data set from Fashion-MNIST's training images: 800 images of each class to
+//! train on and 200 to test on, in the order of the original file.
 //!
 //! cargo run --release -p ocl-data --no-default-features --example make_embedded -- \
 //!     /usr/share/datasets/fashion-mnist crates/ocl-data/data
@@ -12,7 +12,7 @@ use std::path::Path;
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
-use ocl_data::Draws;
+use ocl_data::{Draws, Purpose};
 
 const SEED: u64 = 20_240_614;
 const CLASSES: u8 = 10;
@@ -34,7 +34,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     for class in 0..CLASSES {
         let mut members: Vec<usize> = (0..labels.len()).filter(|&i| labels[i] == class).collect();
         let taken = TRAIN_OF_EACH + TEST_OF_EACH;
-        Draws::new(SEED, 0, u64::from(class), 256).shuffle_front(&mut members, taken);
+        Draws::new(SEED, 0, u64::from(class), Purpose::EmbeddedSet)
+            .shuffle_front(&mut members, taken);
         train.extend_from_slice(&members[..TRAIN_OF_EACH]);
         test.extend_from_slice(&members[TRAIN_OF_EACH..taken]);
     }

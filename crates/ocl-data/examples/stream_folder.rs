@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ocl_data::{
-    Geometry, Keep, Loader, LoaderConfig, Normalisation, Source, SourceKind, Split, TrainView, View,
+    Augment, Filter, Geometry, Keep, Loader, LoaderConfig, Normalisation, Source, SourceKind,
+    Split, TrainCrop, TrainView, View,
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -18,10 +19,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let view = View::Train(TrainView {
         geometry: Geometry { image_px: 224, patch_px: 16 },
         normalisation: Normalisation::IMAGENET,
-        scale: (0.2, 1.0),
-        ratio: (3.0 / 4.0, 4.0 / 3.0),
-        flip: 0.5,
-        keep: Keep::Random { mask_ratio: 0.9 },
+        crop: TrainCrop {
+            scale: (0.2, 1.0),
+            ratio: (3.0 / 4.0, 4.0 / 3.0),
+            flip: 0.5,
+            filter: Filter::Bicubic,
+        },
+        augment: Augment::None,
+        keep: Keep::Random { kept: 18 },
     });
     let config =
         LoaderConfig { batch: source.len().min(64), workers: 2, seed: 1, ..Default::default() };

@@ -36,7 +36,8 @@ impl Geometry {
     /// Says what is wrong with the sides, if anything is.
     ///
     /// # Errors
-    /// A sentence when a side is 0, above [`MOST_CROP_PX`], or the crop is no multiple of the patch.
+    /// A sentence when a side is 0, above [`MOST_CROP_PX`], or the crop is no multiple of the
+    /// patch.
     pub fn check(&self) -> Result<(), String> {
         let (image, patch) = (self.image_px, self.patch_px);
         if image == 0 || patch == 0 || image > MOST_CROP_PX {
@@ -81,41 +82,9 @@ impl Normalisation {
     }
 }
 
-/// How many of `patches` patches are kept: `K = floor(L (1 - r))`, rounded down to even.
-///
-/// The product is taken in f64 as Python's `int(L * (1 - r))` does, so that 196 patches at 0.9 give
-/// 19 and then 18, not 20. At most `patches`, at least 0.
-///
-/// ```
-/// assert_eq!(ocl_data::kept_patches(196, 0.9), 18);
-/// ```
-pub fn kept_patches(patches: usize, mask_ratio: f64) -> usize {
-    // A float-to-integer cast in Rust saturates, so a ratio above 1 or NaN gives 0.
-    let kept = (patches as f64 * (1.0 - mask_ratio)) as usize;
-    kept.min(patches) / 2 * 2
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn kept_patches_as_python() {
-        for (patches, ratio, expected) in [
-            (196, 0.9, 18),
-            (196, 0.75, 48),
-            (256, 0.9, 24),
-            (64, 0.5, 32),
-            (64, 0.75, 16),
-            (49, 0.0, 48),
-            (49, 1.0, 0),
-            (49, 2.0, 0),
-            (49, f64::NAN, 0),
-            (4, -1.0, 4),
-        ] {
-            assert_eq!(kept_patches(patches, ratio), expected, "{patches} at {ratio}");
-        }
-    }
 
     #[test]
     fn geometry_counts_and_complains() {

@@ -1,9 +1,9 @@
 //! From image files to the kept patches of a masked crop.
 //!
-//! The path of one sample, a file per arrow:
-//! bytes ([`Source`]) -> the crop is drawn ([`sample_crop`]) -> the kept patches are drawn ([`Keep`])
-//! -> only the blocks they need are decoded ([`PartDecoder`]) -> only they are resampled
-//! ([`Resampler`], Pillow's antialiased bicubic bit for bit) -> normalised floats -> [`Batch`].
+//! The path of one sample, a file per arrow: bytes ([`Source`]) -> the crop is drawn
+//! ([`sample_crop`]) -> the kept patches are drawn ([`Keep`]) -> only the blocks they need are
+//! decoded ([`PartDecoder`]) -> only they are resampled ([`Resampler`], Pillow's antialiased
+//! bicubic bit for bit) -> normalised floats -> [`Batch`].
 //!
 //! Nothing random comes from the order in which threads run: every draw is a function of
 //! `(seed, epoch, sample)`, so any number of workers, and a run resumed in the middle, gives the
@@ -18,10 +18,14 @@
 //! let view = View::Train(TrainView {
 //!     geometry: Geometry { image_px: 32, patch_px: 4 },
 //!     normalisation: Normalisation::IMAGENET,
-//!     scale: (0.2, 1.0),
-//!     ratio: (3.0 / 4.0, 4.0 / 3.0),
-//!     flip: 0.5,
-//!     keep: Keep::Random { mask_ratio: 0.75 },
+//!     crop: TrainCrop {
+//!         scale: (0.2, 1.0),
+//!         ratio: (3.0 / 4.0, 4.0 / 3.0),
+//!         flip: 0.5,
+//!         filter: Filter::Bicubic,
+//!     },
+//!     augment: Augment::None,
+//!     keep: Keep::Random { kept: 16 },
 //! });
 //! let config = LoaderConfig { batch: 64, workers: 1, seed: 1, ..LoaderConfig::default() };
 //! let batch = Loader::start(source, view, config)?.next().expect("an epoch holds 125 batches")?;
@@ -30,6 +34,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod augment;
+mod blocks;
 mod decode;
 mod error;
 mod geometry;
@@ -44,15 +50,17 @@ mod sample;
 mod source;
 mod view;
 
+pub use augment::{Augmentation, Augmenter, Jitter};
+pub use blocks::{BlockMasks, Blocks};
 pub use decode::{ImageHeader, MAX_PIXELS, PartDecoder, decode};
 pub use error::{ImageError, LoaderError, SourceError};
-pub use geometry::{Geometry, MOST_CROP_PX, Normalisation, kept_patches};
+pub use geometry::{Geometry, MOST_CROP_PX, Normalisation};
 pub use loader::{Batch, Loader, LoaderConfig, Order, StageTimes};
 pub use pack::{PackOptions, Packed, pack};
 pub use patchify::patchify;
 pub use pixels::RgbImage;
-pub use random::Draws;
-pub use resample::{Resampler, Window};
+pub use random::{Draws, Purpose};
+pub use resample::{Filter, Resampler, Window};
 pub use sample::centre_crop;
 pub use source::{Source, SourceKind, Split};
-pub use view::{Crop, EvalView, Keep, TrainView, View, sample_crop};
+pub use view::{Augment, Crop, EvalView, Keep, TrainCrop, TrainView, View, sample_crop};

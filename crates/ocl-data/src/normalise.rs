@@ -23,8 +23,8 @@ impl Normaliser {
         }
     }
 
-    /// Normalises a patch: rows of `row_len` levels, `stride` levels apart, as many as `out` has room
-    /// for; each from the right where `flipped`.
+    /// Normalises a patch: rows of `row_len` levels, `stride` levels apart, as many as `out` has
+    /// room for; each from the right where `flipped`.
     pub(crate) fn patch(
         &self,
         pixels: &[u8],
@@ -71,8 +71,9 @@ mod wide {
         per_std: [f32; LANES],
     }
 
-    /// `x / by` from the reciprocal of `by`: the product's remainder corrects its last bit (Markstein,
-    /// "Computation of elementary functions on the IBM RISC System/6000 processor", 1990).
+    /// `x / by` from the reciprocal of `by`: the product's remainder corrects its last bit
+    /// (Markstein, "Computation of elementary functions on the IBM RISC System/6000 processor",
+    /// 1990).
     #[inline(always)]
     fn divide(x: f32, by: f32, per: f32) -> f32 {
         let near = x * per;
@@ -149,14 +150,14 @@ mod wide {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::Draws;
+    use crate::random::{Draws, Purpose};
 
     #[test]
     fn wide_and_plain_are_equal() {
         let normaliser = Normaliser::new(&Normalisation::IMAGENET);
         #[cfg(target_arch = "x86_64")]
         assert!(normaliser.wide.is_some() || !is_x86_feature_detected!("fma"));
-        let mut draws = Draws::new(5, 0, 0, 300);
+        let mut draws = Draws::new(5, 0, 0, Purpose::Test);
         for case in 0..200 {
             let (row_len, rows) = (3 * (1 + draws.below(40) as usize), 1 + draws.below(5) as usize);
             let stride = row_len + draws.below(9) as usize;

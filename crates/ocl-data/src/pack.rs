@@ -9,7 +9,7 @@ use libjpeg_turbo_rs::{Encoder, PixelFormat, Subsampling};
 use crate::decode::decode;
 use crate::error::ImageError;
 use crate::pixels::RgbImage;
-use crate::resample::{Resampler, Window};
+use crate::resample::{Filter, Resampler, Window};
 use crate::source::{Room, Source, Split, Stored, append, finish};
 use crate::view::Crop;
 
@@ -20,8 +20,8 @@ pub struct PackOptions {
     pub short_side_px: Option<u32>,
     /// Quality of JPEGs that are written, 1 to 100.
     pub quality: u8,
-    /// Write a restart marker after so many minimum coded units (16 x 16 pixels), so that a reader can
-    /// leave out what lies between; 0 for none. A marker costs about three bytes.
+    /// Write a restart marker after so many minimum coded units (16 x 16 pixels), so that a reader
+    /// can leave out what lies between; 0 for none. A marker costs about three bytes.
     pub restart_units: u16,
     /// Write pixels (PPM) in place of JPEGs: three bytes each, and nothing to decode.
     pub raw: bool,
@@ -30,7 +30,8 @@ pub struct PackOptions {
 }
 
 impl Default for PackOptions {
-    /// Files as they are; JPEGs, where they are written, of quality 90 with a marker every unit; 256 MiB.
+    /// Files as they are; JPEGs, where they are written, of quality 90 with a marker every unit;
+    /// 256 MiB.
     fn default() -> PackOptions {
         PackOptions {
             short_side_px: None,
@@ -160,7 +161,7 @@ impl Packer {
         let source = Crop { x_px: 0, y_px: 0, width_px: width, height_px: height };
         let part = Crop { x_px: 0, y_px: 0, width_px, height_px };
         let mut pixels = vec![0; width_px as usize * height_px as usize * 3];
-        let window = Window { source, width_px, height_px };
+        let window = Window { source, width_px, height_px, filter: Filter::Bicubic };
         self.resampler.part(&image, &window, &part, &mut pixels);
         RgbImage::new(width_px, height_px, pixels)
     }

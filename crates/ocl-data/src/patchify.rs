@@ -4,8 +4,8 @@ use crate::geometry::{Geometry, Normalisation};
 use crate::normalise::Normaliser;
 use crate::pixels::RgbImage;
 
-/// Cuts a picture of `geometry.image_px` squared into patches: `[L, P * P * 3]`, patches in row-major
-/// order; inside a patch row, column, channel; each value `(v / 255 - mean) / std`.
+/// Cuts a picture of `geometry.image_px` squared into patches: `[L, P * P * 3]`, patches in
+/// row-major order; inside a patch row, column, channel; each value `(v / 255 - mean) / std`.
 ///
 /// The plain path: the loader makes the same values patch by patch.
 ///

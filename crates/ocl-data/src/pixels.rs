@@ -37,8 +37,8 @@ impl RgbImage {
         &self.pixels[y as usize * len..][..len]
     }
 
-    /// Makes room for a picture of this size of which parts will be written. The vector may be longer
-    /// than the picture: cutting it off would mean clearing it when it grows again.
+    /// Makes room for a picture of this size of which parts will be written. The vector may be
+    /// longer than the picture: cutting it off would mean clearing it when it grows again.
     pub(crate) fn canvas(&mut self, width_px: u32, height_px: u32) {
         (self.width_px, self.height_px) = (width_px, height_px);
         let len = width_px as usize * height_px as usize * 3;

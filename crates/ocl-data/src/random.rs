@@ -3,10 +3,12 @@
 use rand::rngs::ChaCha8Rng;
 use rand::{Rng, SeedableRng};
 
-/// What a stream of draws is for; part of its key, so that adding draws to one purpose leaves the
-/// others alone.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Purpose {
+/// What a stream of draws is for: part of its key, so that adding draws to one purpose leaves the
+/// others alone. All of the workspace's stand here; a number is never used for another purpose, or
+/// runs would change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Purpose {
     /// The order of an epoch.
     Order = 1,
     /// The crop box of a sample.
@@ -15,18 +17,62 @@ pub(crate) enum Purpose {
     Flip = 3,
     /// Which patches of a sample are kept.
     Keep = 4,
+    /// The crop box of a sample's second crop.
+    SecondCrop = 5,
+    /// Whether a sample's second crop is mirrored.
+    SecondFlip = 6,
+    /// What is done to the colours of a sample's first crop.
+    Augment = 7,
+    /// What is done to the colours of a sample's second crop.
+    SecondAugment = 8,
+    /// Sizes of a batch's blocks; the batch's number stands for the sample.
+    BlockSizes = 9,
+    /// Corners of a sample's blocks.
+    BlockCorners = 10,
+    /// The order of an epoch of fine-tuning.
+    FinetuneOrder = 0x666f,
+    /// How a step of fine-tuning mixes its images.
+    Mix = 0x666d,
+    /// The crop box of a sample in fine-tuning.
+    FinetuneCrop = 0x6663,
+    /// The operations that a sample undergoes in fine-tuning.
+    RandAugment = 0x6672,
+    /// Which box of a sample is erased in fine-tuning.
+    Erase = 0x6665,
+    /// Initial weights of a classifier.
+    Head = 0x6668,
+    /// Which branches of a network a step leaves out.
+    StochasticDepth = 0x6664,
+    /// The order in which linear probes see their features.
+    ProbeOrder = 0x6c6f,
+    /// Which samples of a class are held out to choose a learning rate by.
+    HeldOut = 0x6c68,
+    /// Where a restart of k-means begins.
+    KMeans = 0x6b6d,
+    /// What is done to a sample to try robustness.
+    Corruption = 0x726f,
+    /// Which labelled samples of a class a few-label protocol uses.
+    FewShot = 0x6673,
+    /// Which samples the embedded set is made of.
+    EmbeddedSet = 256,
+    /// Synthetic values of benches and tests.
+    Test = 300,
 }
 
-/// A stream of random numbers keyed by `(seed, epoch, sample, purpose)`: ChaCha8 with the four as its
-/// 256-bit key.
+/// A stream of random numbers keyed by `(seed, epoch, sample, purpose)`: ChaCha8 with the four as
+/// its 256-bit key.
 ///
 /// The draws are made here from the raw 32- and 64-bit words, so neither the width of `usize` nor a
 /// new version of a library changes them.
 pub struct Draws(ChaCha8Rng);
 
 impl Draws {
-    /// The stream of a caller's own purpose. This crate's own purposes are below 256.
-    pub fn new(seed: u64, epoch: u64, sample: u64, purpose: u64) -> Draws {
+    /// The stream of a purpose.
+    pub fn new(seed: u64, epoch: u64, sample: u64, purpose: Purpose) -> Draws {
+        Draws::keyed(seed, epoch, sample, purpose as u64)
+    }
+
+    fn keyed(seed: u64, epoch: u64, sample: u64, purpose: u64) -> Draws {
         let mut key = [0; 32];
         for (part, word) in key.chunks_exact_mut(8).zip([seed, epoch, sample, purpose]) {
             part.copy_from_slice(&word.to_le_bytes());
@@ -44,8 +90,8 @@ impl Draws {
         low + (high - low) * self.unit()
     }
 
-    /// Uniform in `0..count`, without bias (Lemire, "Fast Random Integer Generation in an Interval",
-    /// 2019).
+    /// Uniform in `0..count`, without bias (Lemire, "Fast Random Integer Generation in an
+    /// Interval", 2019).
     ///
     /// # Panics
     /// If `count` is 0.
@@ -61,6 +107,13 @@ impl Draws {
         (product >> 32) as u32
     }
 
+    /// Normal of mean 0 and deviation 1, by the Box-Muller transform.
+    pub fn normal(&mut self) -> f64 {
+        // 1 - u lies in (0, 1], so that the logarithm is finite.
+        let (u, v) = (1.0 - self.unit(), self.unit());
+        (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
+    }
+
     /// Moves a uniform draw without replacement of `taken` items to the front of `items`, in drawn
     /// order (Fisher and Yates). `taken = items.len()` shuffles all.
     pub fn shuffle_front<T>(&mut self, items: &mut [T], taken: usize) {
@@ -72,18 +125,13 @@ impl Draws {
     }
 }
 
-/// The stream of one of this crate's purposes.
-pub(crate) fn draws(seed: u64, epoch: u64, sample: u64, purpose: Purpose) -> Draws {
-    Draws::new(seed, epoch, sample, purpose as u64)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_part_of_the_key_counts() {
-        let first = |key: [u64; 4]| Draws::new(key[0], key[1], key[2], key[3]).unit();
+        let first = |key: [u64; 4]| Draws::keyed(key[0], key[1], key[2], key[3]).unit();
         let base = first([1, 2, 3, 4]);
         assert_eq!(base, first([1, 2, 3, 4]));
         for other in [[0, 2, 3, 4], [1, 0, 3, 4], [1, 2, 0, 4], [1, 2, 3, 0], [2, 1, 3, 4]] {
@@ -94,14 +142,14 @@ mod tests {
     #[test]
     fn the_stream_is_pinned() {
         // A change of these numbers changes every run that is resumed: bump the major version then.
-        let mut draws = Draws::new(1, 2, 3, 4);
+        let mut draws = Draws::keyed(1, 2, 3, 4);
         let got: Vec<u32> = (0..6).map(|_| draws.below(1000)).collect();
         assert_eq!(got, [680, 66, 658, 345, 902, 251], "the random stream has changed");
     }
 
     #[test]
     fn below_is_uniform() {
-        let mut draws = Draws::new(5, 0, 0, 0);
+        let mut draws = Draws::keyed(5, 0, 0, 0);
         let mut counts = [0u32; 7];
         for _ in 0..70_000 {
             counts[draws.below(7) as usize] += 1;

@@ -3,16 +3,17 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use crate::augment::{Augmentation, Augmenter};
 use crate::decode::{ImageHeader, PartDecoder};
 use crate::error::ImageError;
 use crate::loader::StageTimes;
 use crate::normalise::Normaliser;
 use crate::patchify::PatchCut;
 use crate::pixels::RgbImage;
-use crate::random::{Purpose, draws};
-use crate::resample::{Resampler, Window};
+use crate::random::{Draws, Purpose};
+use crate::resample::{Filter, Resampler, Window};
 use crate::source::{Room, Source, Stored};
-use crate::view::{Crop, EvalView, Keep, TrainView, View, sample_crop};
+use crate::view::{Augment, Crop, EvalView, Keep, TrainView, View, sample_crop};
 
 /// Makes samples of one view, one after the other; each worker has its own.
 pub(crate) struct SampleMaker {
@@ -21,14 +22,17 @@ pub(crate) struct SampleMaker {
     normaliser: Normaliser,
     decoder: PartDecoder,
     resampler: Resampler,
+    augmenter: Augmenter,
     bytes: Vec<u8>,
     image: RgbImage,
     /// Resized pixels: of one patch, or of the whole crop.
     pixels: Vec<u8>,
     /// The kept patches of the sample at hand, in order.
     kept: Vec<u32>,
-    /// What is made of the resized picture (the kept patches, or the whole crop), and the boxes of the
-    /// image that it is made from.
+    /// The sample's crops.
+    frames: Vec<Frame>,
+    /// What is made of each resized picture (the kept patches, or the whole crop), one crop after
+    /// the other, and the boxes of the image that it is made from.
     made: Vec<Crop>,
     sources: Vec<Crop>,
     /// The path of the file at hand.
@@ -45,10 +49,12 @@ impl SampleMaker {
             normaliser: Normaliser::new(&view.normalisation()),
             decoder: PartDecoder::new(),
             resampler: Resampler::new(),
+            augmenter: Augmenter::new(),
             bytes: Vec::new(),
             image: RgbImage::default(),
             pixels: Vec::new(),
             kept: Vec::new(),
+            frames: Vec::new(),
             made: Vec::new(),
             sources: Vec::new(),
             path: PathBuf::new(),
@@ -56,7 +62,8 @@ impl SampleMaker {
         }
     }
 
-    /// Writes the kept patches of a sample (`[K, P * P * 3]`) and appends their positions (`[K]`).
+    /// Writes the kept patches of a sample (`[C, K, P * P * 3]`) and appends their positions
+    /// (`[C, K]`).
     ///
     /// # Errors
     /// If the image cannot be read; the positions are then as before.
@@ -83,17 +90,26 @@ impl SampleMaker {
             (_, Some(raw)) => (raw.width_px, raw.height_px),
             _ => (self.image.width_px, self.image.height_px),
         };
-        let (frame, flipped) = match &self.view {
-            View::Train(view) => self.train_frame(view, width, height, epoch, sample),
-            View::Eval(view) => (center_frame(view, width, height), false),
-        };
+        self.frames.clear();
+        match &self.view {
+            View::Train(view) => {
+                for crop in 0..self.view.crops() {
+                    let draws = draws_of(self.seed, epoch, sample, crop);
+                    self.frames.push(train_frame(view, width, height, draws, crop == 1));
+                }
+            }
+            View::Eval(view) => self.frames.push(center_frame(view, width, height)),
+        }
         self.draw_kept(epoch, sample);
-        self.plan(&frame, flipped);
+        self.plan();
         if let Some(header) = header {
             self.sources.clear();
-            let resampler = &mut self.resampler;
-            let source = |part| resampler.source_part(&frame.window, part);
-            self.sources.extend(self.made.iter().map(source));
+            let each = self.made.len() / self.frames.len();
+            for (frame, made) in self.frames.iter().zip(self.made.chunks(each)) {
+                let resampler = &mut self.resampler;
+                let source = |part| resampler.source_part(&frame.window, part);
+                self.sources.extend(made.iter().map(source));
+            }
             let (parts, image) = (&self.sources, &mut self.image);
             let decoded = self.decoder.decode(&header, &mut self.bytes, parts, image);
             let colour = self.decoder.colour_time();
@@ -102,12 +118,19 @@ impl SampleMaker {
             self.stages.colour += colour;
             decoded?;
         }
-        positions.extend_from_slice(&self.kept);
+        self.frames.iter().for_each(|_| positions.extend_from_slice(&self.kept));
         // Out of `self`, so that it can be read while buffers beside it are written.
         let image = std::mem::take(&mut self.image);
         let pixels = raw.map_or(image.pixels.as_slice(), |raw| raw.pixels);
-        self.write_patches(pixels, width, &frame, flipped, patches, &mut clock);
-        self.image = image;
+        let frames = std::mem::take(&mut self.frames);
+        let made = std::mem::take(&mut self.made);
+        let (crop_len, each) = (patches.len() / frames.len(), made.len() / frames.len());
+        for ((frame, made), out) in
+            frames.iter().zip(made.chunks(each)).zip(patches.chunks_exact_mut(crop_len))
+        {
+            self.write_patches(pixels, width, frame, made, out, &mut clock);
+        }
+        (self.image, self.frames, self.made) = (image, frames, made);
         Ok(())
     }
 
@@ -116,30 +139,13 @@ impl SampleMaker {
         std::mem::take(&mut self.stages)
     }
 
-    fn train_frame(
-        &self,
-        view: &TrainView,
-        width: u32,
-        height: u32,
-        epoch: u64,
-        sample: u32,
-    ) -> (Frame, bool) {
-        let sample = u64::from(sample);
-        let side = view.geometry.image_px;
-        let mut crop_draws = draws(self.seed, epoch, sample, Purpose::Crop);
-        let source = sample_crop(width, height, view.scale, view.ratio, &mut crop_draws);
-        let flipped = draws(self.seed, epoch, sample, Purpose::Flip).unit() < view.flip;
-        let window = Window { source, width_px: side, height_px: side };
-        (Frame { window, x_px: 0, y_px: 0 }, flipped)
-    }
-
     fn draw_kept(&mut self, epoch: u64, sample: u32) {
         let total = self.view.geometry().patches();
         self.kept.clear();
         self.kept.extend(0..total as u32);
         if let View::Train(TrainView { keep: Keep::Random { .. }, .. }) = self.view {
             let kept = self.view.kept();
-            draws(self.seed, epoch, u64::from(sample), Purpose::Keep)
+            Draws::new(self.seed, epoch, u64::from(sample), Purpose::Keep)
                 .shuffle_front(&mut self.kept, kept);
             self.kept.truncate(kept);
         }
@@ -147,26 +153,29 @@ impl SampleMaker {
 
     /// Decides what of the resized picture is made.
     ///
-    /// Neighbouring patches share the pixels that their filters reach; when many are kept, making the
-    /// crop once and cutting it is less work. The values are the same either way.
-    fn plan(&mut self, frame: &Frame, flipped: bool) {
+    /// Neighbouring patches share the pixels that their filters reach; when many are kept, making
+    /// the crop once and cutting it is less work. The values are the same either way.
+    fn plan(&mut self) {
         let geometry = self.view.geometry();
         let (patch_px, grid) = (geometry.patch_px, geometry.grid() as u32);
-        let part = |x_px, y_px, side| Crop {
-            x_px: frame.x_px + x_px,
-            y_px: frame.y_px + y_px,
-            width_px: side,
-            height_px: side,
-        };
         self.made.clear();
-        if self.kept.len() * 3 > geometry.patches() {
-            self.made.push(part(0, 0, geometry.image_px));
-            return;
+        for frame in &self.frames {
+            let part = |x_px, y_px, side| Crop {
+                x_px: frame.x_px + x_px,
+                y_px: frame.y_px + y_px,
+                width_px: side,
+                height_px: side,
+            };
+            // Blur and contrast need the whole crop.
+            if self.kept.len() * 3 > geometry.patches() || frame.augmentation.is_some() {
+                self.made.push(part(0, 0, geometry.image_px));
+                continue;
+            }
+            self.made.extend(self.kept.iter().map(|patch| {
+                let place = unmirrored(*patch, grid, frame.flipped);
+                part(place % grid * patch_px, place / grid * patch_px, patch_px)
+            }));
         }
-        self.made.extend(self.kept.iter().map(|patch| {
-            let place = unmirrored(*patch, grid, flipped);
-            part(place % grid * patch_px, place / grid * patch_px, patch_px)
-        }));
     }
 
     fn write_patches(
@@ -174,14 +183,15 @@ impl SampleMaker {
         pixels: &[u8],
         width_px: u32,
         frame: &Frame,
-        flipped: bool,
+        made: &[Crop],
         out: &mut [f32],
         clock: &mut Clock,
     ) {
         let geometry = self.view.geometry();
-        let whole = self.made[0].width_px == geometry.image_px;
+        let flipped = frame.flipped;
+        let whole = made[0].width_px == geometry.image_px;
         let mut places = out.chunks_exact_mut(geometry.patch_len());
-        for part in &self.made {
+        for part in made {
             self.pixels.resize(part.width_px as usize * part.height_px as usize * 3, 0);
             self.resampler.part_of(pixels, width_px, &frame.window, part, &mut self.pixels);
             clock.lap(&mut self.stages.resize);
@@ -195,6 +205,11 @@ impl SampleMaker {
             clock.lap(&mut self.stages.normalise);
         }
         if whole {
+            if let Some(augmentation) = &frame.augmentation {
+                let width = geometry.image_px as usize;
+                self.augmenter.apply(&mut self.pixels, width, augmentation);
+                clock.lap(&mut self.stages.augment);
+            }
             for (patch, out) in self.kept.iter().zip(places) {
                 let grid_patch = unmirrored(*patch, geometry.grid() as u32, flipped);
                 let cut = PatchCut { grid_patch, geometry, flipped };
@@ -227,11 +242,40 @@ fn unmirrored(patch: u32, grid: u32, flipped: bool) -> u32 {
     y * grid + if flipped { grid - 1 - x } else { x }
 }
 
-/// A resized picture and where in it the crop of `image_px` squared lies.
+/// A resized picture, where in it the crop of `image_px` squared lies, and what becomes of that.
 struct Frame {
     window: Window,
     x_px: u32,
     y_px: u32,
+    flipped: bool,
+    augmentation: Option<Augmentation>,
+}
+
+/// The streams of a sample's first or second crop: box, flip, colours.
+fn draws_of(seed: u64, epoch: u64, sample: u32, crop: usize) -> [Draws; 3] {
+    let purposes = match crop {
+        0 => [Purpose::Crop, Purpose::Flip, Purpose::Augment],
+        _ => [Purpose::SecondCrop, Purpose::SecondFlip, Purpose::SecondAugment],
+    };
+    purposes.map(|purpose| Draws::new(seed, epoch, u64::from(sample), purpose))
+}
+
+/// One random crop of an image; the streams are those of box, flip and colours.
+fn train_frame(
+    view: &TrainView,
+    width: u32,
+    height: u32,
+    [mut crop, mut flip, mut colours]: [Draws; 3],
+    second: bool,
+) -> Frame {
+    let side = view.geometry.image_px;
+    let source = sample_crop(width, height, view.crop.scale, view.crop.ratio, &mut crop);
+    let window = Window { source, width_px: side, height_px: side, filter: view.crop.filter };
+    let augmentation = match view.augment {
+        Augment::None => None,
+        Augment::MocoV3 => Some(Augmentation::moco_v3(second, &mut colours)),
+    };
+    Frame { window, x_px: 0, y_px: 0, flipped: flip.unit() < view.crop.flip, augmentation }
 }
 
 /// The picture that [`View::Eval`] cuts into patches: resized, its centre cut out.
@@ -255,6 +299,7 @@ fn center_frame(view: &EvalView, width: u32, height: u32) -> Frame {
         if width <= height { (short, long(height, width)) } else { (long(width, height), short) };
     let offset = |len: u32| (f64::from(len - side) / 2.0).round_ties_even() as u32;
     let source = Crop { x_px: 0, y_px: 0, width_px: width, height_px: height };
-    let window = Window { source, width_px, height_px };
-    Frame { window, x_px: offset(width_px), y_px: offset(height_px) }
+    let window = Window { source, width_px, height_px, filter: Filter::Bicubic };
+    let (x_px, y_px) = (offset(width_px), offset(height_px));
+    Frame { window, x_px, y_px, flipped: false, augmentation: None }
 }

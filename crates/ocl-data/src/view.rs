@@ -2,36 +2,64 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::geometry::{Geometry, Normalisation, kept_patches};
+use crate::blocks::BlockMasks;
+use crate::geometry::{Geometry, Normalisation};
+use crate::loader::Batch;
 use crate::random::Draws;
+use crate::resample::Filter;
 
 /// Which patches of a training crop are made.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Keep {
     /// Every patch, in row-major order.
     All,
-    /// `K = kept_patches(L, mask_ratio)` of the `L` patches, uniformly without replacement and in
-    /// drawn order: the first `K / 2` are view 1, the rest view 2.
+    /// Some of the patches, uniformly without replacement and in drawn order; as many as there are
+    /// gives all of them, shuffled.
     Random {
-        /// The share of patches left out, 0 to 1.
-        mask_ratio: f64,
+        /// Patches kept of an image, `K`.
+        kept: usize,
     },
+    /// Every patch, in row-major order, and beside them which of them are context and target
+    /// blocks.
+    Blocks(BlockMasks),
 }
 
-/// A random crop of each image: crop, flip, normalise, keep. Both views of a sample share it.
+/// A box drawn from each image, and how it becomes pixels.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TrainCrop {
+    /// Least and greatest share of the image's area that the box takes.
+    pub scale: (f64, f64),
+    /// Least and greatest width over height of the box.
+    pub ratio: (f64, f64),
+    /// Probability of a horizontal flip.
+    pub flip: f64,
+    /// What resizing weighs pixels with.
+    pub filter: Filter,
+}
+
+/// What is done to the colours of a crop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Augment {
+    /// Nothing; one crop of each image.
+    #[default]
+    None,
+    /// MoCo v3's (arXiv 2104.02057): two crops of each image, each with its own colour jitter,
+    /// grey, blur and, the second, solarisation.
+    MocoV3,
+}
+
+/// Random crops of each image: crop, flip, normalise, keep.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TrainView {
     /// Sides of crop and patch.
     pub geometry: Geometry,
     /// Mean and deviation of the channels.
     pub normalisation: Normalisation,
-    /// Least and greatest share of the image's area that the crop box takes.
-    pub scale: (f64, f64),
-    /// Least and greatest width over height of the crop box.
-    pub ratio: (f64, f64),
-    /// Probability of a horizontal flip.
-    pub flip: f64,
+    /// The box that is drawn, and how it becomes pixels.
+    pub crop: TrainCrop,
+    /// What is done to colours, and so whether an image has one crop or two.
+    pub augment: Augment,
     /// Which patches are made.
     pub keep: Keep,
 }
@@ -74,14 +102,35 @@ impl View {
         }
     }
 
-    /// Patches made of each image, `K`.
+    /// Patches made of each crop, `K`.
     pub fn kept(&self) -> usize {
         match self {
-            View::Train(TrainView { keep: Keep::Random { mask_ratio }, geometry, .. }) => {
-                kept_patches(geometry.patches(), *mask_ratio)
-            }
+            View::Train(TrainView { keep: Keep::Random { kept }, .. }) => *kept,
             _ => self.geometry().patches(),
         }
+    }
+
+    /// Crops made of each image.
+    pub fn crops(&self) -> usize {
+        match self {
+            View::Train(TrainView { augment: Augment::MocoV3, .. }) => 2,
+            _ => 1,
+        }
+    }
+
+    /// A batch with its blocks, where the view draws any, from the batch's epoch, number and
+    /// samples.
+    #[must_use]
+    pub fn with_blocks(&self, batch: Batch, seed: u64) -> Batch {
+        let View::Train(TrainView { keep: Keep::Blocks(masks), geometry, .. }) = self else {
+            return batch;
+        };
+        Batch { blocks: Some(masks.draw(seed, &batch, geometry.grid())), ..batch }
+    }
+
+    /// Values made of each image: of all its crops' patches.
+    pub fn image_len(&self) -> usize {
+        self.crops() * self.kept() * self.geometry().patch_len()
     }
 
     /// Says what is wrong with the settings, if anything is.
@@ -93,27 +142,29 @@ impl View {
         }
         match self {
             View::Train(view) => {
-                let (low, high) = view.scale;
+                let (low, high) = view.crop.scale;
                 if !(low > 0.0 && low <= high && high <= 1.0) {
                     let reason = format!("({low}, {high}) must be 0 < low <= high <= 1");
                     return Err(("scale", reason));
                 }
-                let (low, high) = view.ratio;
+                let (low, high) = view.crop.ratio;
                 if !(low > 0.0 && low <= high && high.is_finite()) {
                     return Err(("ratio", format!("({low}, {high}) must be 0 < low <= high")));
                 }
-                if !(0.0..=1.0).contains(&view.flip) {
-                    return Err(("flip", format!("{} must be a probability, 0 to 1", view.flip)));
+                if !(0.0..=1.0).contains(&view.crop.flip) {
+                    let reason = format!("{} must be a probability, 0 to 1", view.crop.flip);
+                    return Err(("flip", reason));
                 }
-                if let Keep::Random { mask_ratio } = view.keep
-                    && self.kept() == 0
-                {
-                    let patches = view.geometry.patches();
-                    let reason = format!(
-                        "{mask_ratio} leaves none of {patches} patches; two views need at least 2 \
-                         kept patches: lower it or use smaller patches"
-                    );
-                    return Err(("mask_ratio", reason));
+                let patches = view.geometry.patches();
+                match view.keep {
+                    Keep::Random { kept } if kept == 0 || kept > patches => {
+                        let reason = format!("{kept} of {patches} patches must be 1 to {patches}");
+                        return Err(("kept", reason));
+                    }
+                    Keep::Blocks(masks) => {
+                        masks.check(view.geometry.grid()).map_err(|reason| ("blocks", reason))?;
+                    }
+                    _ => {}
                 }
             }
             View::Eval(view) => {
@@ -142,9 +193,9 @@ pub struct Crop {
 
 /// Draws a box as torchvision's `RandomResizedCrop.get_params` does.
 ///
-/// Up to ten tries of an area uniform in `scale` and a width over height log-uniform in `ratio`; the
-/// first box that fits the image is placed uniformly. If none fits: the largest centred box whose
-/// ratio lies in `ratio`.
+/// Up to ten tries of an area uniform in `scale` and a width over height log-uniform in `ratio`;
+/// the first box that fits the image is placed uniformly. If none fits: the largest centred box
+/// whose ratio lies in `ratio`.
 ///
 /// # Panics
 /// If the image is empty.
@@ -184,12 +235,13 @@ pub fn sample_crop(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::Purpose;
 
     #[test]
     fn crops_lie_inside_and_cover_the_scales() {
         let mut areas = Vec::new();
         for sample in 0..2000 {
-            let mut draws = Draws::new(1, 0, sample, 9);
+            let mut draws = Draws::new(1, 0, sample, Purpose::Test);
             let crop = sample_crop(500, 375, (0.2, 1.0), (0.75, 4.0 / 3.0), &mut draws);
             assert!(crop.x_px + crop.width_px <= 500 && crop.y_px + crop.height_px <= 375);
             let ratio = f64::from(crop.width_px) / f64::from(crop.height_px);
@@ -203,7 +255,9 @@ mod tests {
 
     #[test]
     fn a_whole_image_and_extreme_shapes() {
-        let whole = |w, h, ratio| sample_crop(w, h, (1.0, 1.0), ratio, &mut Draws::new(0, 0, 0, 0));
+        let whole = |w, h, ratio| {
+            sample_crop(w, h, (1.0, 1.0), ratio, &mut Draws::new(0, 0, 0, Purpose::Test))
+        };
         let side = Crop { x_px: 0, y_px: 0, width_px: 28, height_px: 28 };
         assert_eq!(whole(28, 28, (1.0, 1.0)), side);
         let strip = whole(20_000, 10, (0.75, 4.0 / 3.0));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use image::ImageFormat;
 use libjpeg_turbo_rs::{PixelFormat, Subsampling, compress, compress_progressive};
-use ocl_data::{Draws, ImageError, ImageHeader, RgbImage, decode};
+use ocl_data::{Draws, ImageError, ImageHeader, Purpose, RgbImage, decode};
 use safetensors::SafeTensors;
 
 fn fixtures() -> PathBuf {
@@ -33,7 +33,7 @@ fn equals_pillow() {
 }
 
 fn photo(width: usize, height: usize) -> Vec<u8> {
-    let mut draws = Draws::new(8, 0, 0, 300);
+    let mut draws = Draws::new(8, 0, 0, Purpose::Test);
     (0..width * height)
         .flat_map(|at| {
             let (x, y) = (at % width, at / width);
@@ -88,7 +88,7 @@ fn files_that_are_no_images() {
 /// Files cut short or damaged anywhere give an error or pixels, and never a panic or a hang.
 #[test]
 fn damaged_files() {
-    let mut draws = Draws::new(9, 0, 0, 300);
+    let mut draws = Draws::new(9, 0, 0, Purpose::Test);
     for entry in std::fs::read_dir(fixtures()).unwrap() {
         let path = entry.unwrap().path();
         let whole = std::fs::read(&path).unwrap();

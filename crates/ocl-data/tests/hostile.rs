@@ -7,8 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ocl_data::{
-    Crop, Draws, Geometry, ImageHeader, Keep, Loader, LoaderConfig, Normalisation, PackOptions,
-    PartDecoder, RgbImage, Source, SourceKind, Split, TrainView, View, pack,
+    Augment, Crop, Draws, Filter, Geometry, ImageHeader, Keep, Loader, LoaderConfig, Normalisation,
+    PackOptions, PartDecoder, Purpose, RgbImage, Source, SourceKind, Split, TrainCrop, TrainView,
+    View, pack,
 };
 
 /// Alters some bytes, cuts, doubles or drops a piece.
@@ -54,7 +55,7 @@ fn mutated_images() {
     let (files, mut decoder, mut image) = (fixtures(), PartDecoder::new(), RgbImage::default());
     let (mut read, mut refused) = (0, 0);
     for case in 0..10_000 {
-        let mut draws = Draws::new(11, 0, case, 300);
+        let mut draws = Draws::new(11, 0, case, Purpose::Test);
         let mut bytes = mutate(&mut draws, &files[case as usize % files.len()]);
         let Ok(header) = ImageHeader::read(&bytes) else {
             refused += 1;
@@ -84,10 +85,14 @@ fn small_view() -> View {
     View::Train(TrainView {
         geometry: Geometry { image_px: 16, patch_px: 8 },
         normalisation: Normalisation::IMAGENET,
-        scale: (0.2, 1.0),
-        ratio: (0.75, 4.0 / 3.0),
-        flip: 0.5,
-        keep: Keep::Random { mask_ratio: 0.5 },
+        crop: TrainCrop {
+            scale: (0.2, 1.0),
+            ratio: (0.75, 4.0 / 3.0),
+            flip: 0.5,
+            filter: Filter::Bicubic,
+        },
+        augment: Augment::None,
+        keep: Keep::Random { kept: 2 },
     })
 }
 
@@ -107,7 +112,7 @@ fn mutated_archives() {
         let packed = pack(&source, Split::Train, &shards, &options, |_| {}).unwrap();
         let whole = fs::read(&packed.shards[0]).unwrap();
         for case in 0..300 {
-            let mut draws = Draws::new(12, u64::from(raw), case, 300);
+            let mut draws = Draws::new(12, u64::from(raw), case, Purpose::Test);
             let path = dir.path().join("damaged.tar");
             fs::write(&path, mutate(&mut draws, &whole)).unwrap();
             let path = path.to_str().unwrap();
@@ -141,7 +146,7 @@ fn mutated_tables() {
     labels.extend(0..9);
     let cifar: Vec<u8> = (0..3 * 3073).map(|at| (at % 7) as u8).collect();
     for case in 0..600 {
-        let mut draws = Draws::new(13, 0, case, 300);
+        let mut draws = Draws::new(13, 0, case, Purpose::Test);
         let (idx, ten) = (dir.path().join("idx"), dir.path().join("cifar-10-batches-bin"));
         fs::create_dir_all(&idx).unwrap();
         fs::create_dir_all(&ten).unwrap();

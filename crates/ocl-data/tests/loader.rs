@@ -8,20 +8,25 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ocl_data::{
-    Batch, EvalView, Geometry, Keep, Loader, LoaderConfig, LoaderError, Normalisation, Order,
-    RgbImage, Source, SourceKind, Split, TrainView, View, kept_patches, patchify,
+    Augment, Batch, EvalView, Filter, Geometry, Keep, Loader, LoaderConfig, LoaderError,
+    Normalisation, Order, RgbImage, Source, SourceKind, Split, TrainCrop, TrainView, View,
+    patchify,
 };
 
 const GEOMETRY: Geometry = Geometry { image_px: 32, patch_px: 8 };
 
-fn train(mask_ratio: f64) -> View {
+fn train(kept: usize) -> View {
     View::Train(TrainView {
         geometry: GEOMETRY,
         normalisation: Normalisation::IMAGENET,
-        scale: (0.2, 1.0),
-        ratio: (0.75, 4.0 / 3.0),
-        flip: 0.5,
-        keep: Keep::Random { mask_ratio },
+        crop: TrainCrop {
+            scale: (0.2, 1.0),
+            ratio: (0.75, 4.0 / 3.0),
+            flip: 0.5,
+            filter: Filter::Bicubic,
+        },
+        augment: Augment::None,
+        keep: Keep::Random { kept },
     })
 }
 
@@ -53,13 +58,13 @@ fn the_order_depends_on_the_seed_alone() {
     let dir = tempfile::tempdir().unwrap();
     let source = folder(dir.path(), 103, &[3, 4, 50]);
     let config = LoaderConfig { batch: 20, seed: 5, epochs: 0..2, ..LoaderConfig::default() };
-    let base = run(&source, train(0.5), config.clone());
+    let base = run(&source, train(8), config.clone());
     assert_eq!(base.len(), 10);
     for workers in [2, 5] {
-        let other = run(&source, train(0.5), LoaderConfig { workers, ..config.clone() });
+        let other = run(&source, train(8), LoaderConfig { workers, ..config.clone() });
         assert!(base == other, "{workers} workers");
     }
-    let other = run(&source, train(0.5), LoaderConfig { seed: 6, ..config });
+    let other = run(&source, train(8), LoaderConfig { seed: 6, ..config });
     assert_ne!(base[0].samples, other[0].samples);
 }
 
@@ -68,7 +73,7 @@ fn a_resumed_run_goes_on_with_the_same_batches() {
     let dir = tempfile::tempdir().unwrap();
     let source = folder(dir.path(), 60, &[7]);
     let config = LoaderConfig { batch: 16, workers: 2, epochs: 1..4, ..LoaderConfig::default() };
-    let base = run(&source, train(0.5), config.clone());
+    let base = run(&source, train(8), config.clone());
     assert_eq!(base.len(), 9);
     // Three batches an epoch; one past an epoch's last is the next epoch's first.
     for done in 0..9u64 {
@@ -78,10 +83,10 @@ fn a_resumed_run_goes_on_with_the_same_batches() {
             workers: 1,
             ..config.clone()
         };
-        assert!(run(&source, train(0.5), resumed) == base[done as usize..], "after {done}");
+        assert!(run(&source, train(8), resumed) == base[done as usize..], "after {done}");
     }
     let resumed = LoaderConfig { first_batch: 3, ..config };
-    assert!(run(&source, train(0.5), resumed) == base[3..]);
+    assert!(run(&source, train(8), resumed) == base[3..]);
 }
 
 #[test]
@@ -97,8 +102,8 @@ fn shapes_and_contents_of_a_batch() {
     let path = dir.path().to_str().unwrap();
     let source = Arc::new(Source::open(path, SourceKind::Auto, Split::Train).unwrap());
     let config = LoaderConfig { batch: 8, ..LoaderConfig::default() };
-    let batch = run(&source, train(0.75), config).remove(0);
-    let kept = kept_patches(16, 0.75);
+    let batch = run(&source, train(4), config).remove(0);
+    let kept = 4;
     assert_eq!((batch.images, batch.kept, batch.patch_len), (8, kept, 8 * 8 * 3));
     assert_eq!(batch.patches.len(), 8 * kept * 192);
     for positions in batch.positions.chunks_exact(kept) {
@@ -114,15 +119,20 @@ fn shapes_and_contents_of_a_batch() {
     }
 }
 
-/// The kept patches are those of the whole crop, at the places that the positions say, mirrored or not.
+/// The kept patches are those of the whole crop, at the places that the positions say, mirrored or
+/// not.
 #[test]
 fn kept_patches_are_those_of_the_whole_crop() {
     let dir = tempfile::tempdir().unwrap();
     let source = folder(dir.path(), 40, &[]);
-    for (flip, mask_ratio) in [(0.0, 0.85), (1.0, 0.85), (0.5, 0.75), (0.5, 0.2)] {
-        let View::Train(view) = train(mask_ratio) else { unreachable!() };
-        let kept = View::Train(TrainView { flip, ..view });
-        let all = View::Train(TrainView { flip, keep: Keep::All, ..view });
+    for (flip, kept) in [(0.0, 2), (1.0, 2), (0.5, 4), (0.5, 12), (0.5, 16)] {
+        let View::Train(view) = train(kept) else { unreachable!() };
+        let kept = View::Train(TrainView { crop: TrainCrop { flip, ..view.crop }, ..view });
+        let all = View::Train(TrainView {
+            crop: TrainCrop { flip, ..view.crop },
+            keep: Keep::All,
+            ..view
+        });
         let config = LoaderConfig { batch: 40, seed: 3, ..LoaderConfig::default() };
         let kept = run(&source, kept, config.clone()).remove(0);
         let all = run(&source, all, config).remove(0);
@@ -141,10 +151,10 @@ fn kept_patches_are_those_of_the_whole_crop() {
 fn a_flip_mirrors_the_crop() {
     let dir = tempfile::tempdir().unwrap();
     let source = folder(dir.path(), 10, &[]);
-    let View::Train(view) = train(0.5) else { unreachable!() };
+    let View::Train(view) = train(8) else { unreachable!() };
     let crops = |flip| {
         let config = LoaderConfig { batch: 10, ..LoaderConfig::default() };
-        let view = TrainView { flip, keep: Keep::All, ..view };
+        let view = TrainView { crop: TrainCrop { flip, ..view.crop }, keep: Keep::All, ..view };
         run(&source, View::Train(view), config).remove(0).patches
     };
     let (plain, mirrored) = (crops(0.0), crops(1.0));
@@ -185,7 +195,7 @@ fn a_folder_of_odd_files() {
         quarantine: Some(file.clone()),
         ..LoaderConfig::default()
     };
-    let mut loader = Loader::start(source, train(0.5), config).unwrap();
+    let mut loader = Loader::start(source, train(8), config).unwrap();
     assert!(loader.by_ref().all(|batch| batch.unwrap().images == 7));
     assert_eq!(loader.skipped(), 3);
     let text = fs::read_to_string(file).unwrap();
@@ -229,7 +239,7 @@ fn bad_images_are_replaced_and_named_once() {
     };
     for _ in 0..2 {
         // The second run appends to the file of the first and names nothing again.
-        let mut loader = Loader::start(Arc::clone(&source), train(0.5), config.clone()).unwrap();
+        let mut loader = Loader::start(Arc::clone(&source), train(8), config.clone()).unwrap();
         let batches: Vec<Batch> = loader.by_ref().map(Result::unwrap).collect();
         assert_eq!(loader.skipped(), 6);
         for batch in &batches {
@@ -302,7 +312,7 @@ fn the_images_left_are_whole() {
 fn batches_given_back_change_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let source = folder(dir.path(), 50, &[7, 30, 31]);
-    for (order, view) in [(Order::Shuffled, train(0.5)), (Order::Sequential, eval())] {
+    for (order, view) in [(Order::Shuffled, train(8)), (Order::Sequential, eval())] {
         let config = LoaderConfig {
             batch: 18,
             workers: 2,
@@ -341,7 +351,7 @@ fn too_many_bad_images_stop_the_run() {
         quarantine: Some(file.clone()),
         ..LoaderConfig::default()
     };
-    let mut loader = Loader::start(source, train(0.5), config).unwrap();
+    let mut loader = Loader::start(source, train(8), config).unwrap();
     let error = loader.find_map(Result::err).expect("a quarter is too much");
     let text = error.to_string();
     assert!(matches!(error, LoaderError::TooManyBad { allowed: 0.1, .. }), "{text}");
@@ -362,7 +372,7 @@ fn a_folder_of_nothing_but_bad_images_stops_at_once() {
             epochs: 0..u64::MAX,
             ..LoaderConfig::default()
         };
-        let mut loader = Loader::start(source, train(0.5), config).unwrap();
+        let mut loader = Loader::start(source, train(8), config).unwrap();
         let error = loader.next().unwrap().unwrap_err();
         assert!(matches!(error, LoaderError::TooManyBad { .. }), "{error}");
     }
@@ -374,7 +384,7 @@ fn files_that_vanish_are_quarantined() {
     let source = folder(dir.path(), 30, &[]);
     fs::remove_file(dir.path().join("0007.png")).unwrap();
     let config = LoaderConfig { batch: 10, epochs: 0..1, ..LoaderConfig::default() };
-    let mut loader = Loader::start(source, train(0.5), config).unwrap();
+    let mut loader = Loader::start(source, train(8), config).unwrap();
     assert!(loader.by_ref().all(|batch| batch.unwrap().images == 10));
     assert_eq!(loader.skipped(), 1);
 }
@@ -386,7 +396,7 @@ fn dropping_a_loader_ends_it() {
     for taken in [0, 1, 3] {
         let config =
             LoaderConfig { batch: 32, workers: 4, epochs: 0..9, ..LoaderConfig::default() };
-        let mut loader = Loader::start(Arc::clone(&source), train(0.5), config).unwrap();
+        let mut loader = Loader::start(Arc::clone(&source), train(8), config).unwrap();
         for _ in 0..taken {
             loader.next().unwrap().unwrap();
         }
@@ -402,14 +412,14 @@ fn settings_that_cannot_work() {
     let dir = tempfile::tempdir().unwrap();
     let source = folder(dir.path(), 10, &[]);
     let good = LoaderConfig { batch: 4, ..LoaderConfig::default() };
-    let View::Train(view) = train(0.5) else { unreachable!() };
+    let View::Train(view) = train(8) else { unreachable!() };
     let views = [
-        TrainView { keep: Keep::Random { mask_ratio: 0.95 }, ..view },
+        TrainView { keep: Keep::Random { kept: 17 }, ..view },
         TrainView { geometry: Geometry { image_px: 30, patch_px: 8 }, ..view },
-        TrainView { scale: (0.0, 1.0), ..view },
-        TrainView { flip: 1.5, ..view },
+        TrainView { crop: TrainCrop { scale: (0.0, 1.0), ..view.crop }, ..view },
+        TrainView { crop: TrainCrop { flip: 1.5, ..view.crop }, ..view },
     ];
-    for (view, word) in views.into_iter().zip(["mask_ratio", "24 or 32", "scale", "flip"]) {
+    for (view, word) in views.into_iter().zip(["kept", "24 or 32", "scale", "flip"]) {
         let started = Loader::start(Arc::clone(&source), View::Train(view), good.clone());
         let text = started.err().unwrap().to_string();
         assert!(text.contains(word), "{text}");
@@ -421,7 +431,7 @@ fn settings_that_cannot_work() {
         LoaderConfig { quarantine: Some(dir.path().join("no/such/folder")), ..good },
     ];
     for (config, word) in configs.into_iter().zip(["batch", "workers", "subset", "no/such"]) {
-        let started = Loader::start(Arc::clone(&source), train(0.5), config);
+        let started = Loader::start(Arc::clone(&source), train(8), config);
         let text = started.err().unwrap().to_string();
         assert!(text.contains(word), "{text}");
     }
@@ -434,7 +444,7 @@ fn kept_patches_are_uniform() {
     image::RgbImage::new(28, 28).save(dir.path().join("a.png")).unwrap();
     let path = dir.path().to_str().unwrap();
     let source = Arc::new(Source::open(path, SourceKind::Auto, Split::Train).unwrap());
-    let View::Train(view) = train(0.5) else { unreachable!() };
+    let View::Train(view) = train(8) else { unreachable!() };
     let view = TrainView { geometry: Geometry { image_px: 7, patch_px: 1 }, ..view };
     let epochs = 0..4000;
     let config = LoaderConfig { batch: 1, epochs, ..LoaderConfig::default() };

@@ -8,7 +8,7 @@
 
 use std::path::PathBuf;
 
-use ocl_data::{Crop, Draws, Resampler, RgbImage, Window, sample_crop};
+use ocl_data::{Crop, Draws, Filter, Purpose, Resampler, RgbImage, Window, sample_crop};
 use safetensors::{Dtype, SafeTensors};
 
 #[test]
@@ -48,7 +48,7 @@ fn check(tensors: &SafeTensors, name: &str) {
         let expect = tensors.tensor(&format!("expect.{i}")).unwrap();
         let (height_px, width_px) = (expect.shape()[0] as u32, expect.shape()[1] as u32);
         let source = Crop { x_px: b[0], y_px: b[1], width_px: b[2], height_px: b[3] };
-        let window = Window { source, width_px, height_px };
+        let window = Window { source, width_px, height_px, filter: Filter::Bicubic };
         let mut out = vec![0; expect.data().len()];
         let whole = Crop { x_px: 0, y_px: 0, width_px, height_px };
         resampler.part(&image, &window, &whole, &mut out);
@@ -82,12 +82,16 @@ fn picture(width_px: u32, height_px: u32, draws: &mut Draws) -> RgbImage {
 fn a_part_by_itself_is_the_part_cut_from_the_whole() {
     let mut resampler = Resampler::new();
     for case in 0..200 {
-        let mut draws = Draws::new(3, 0, case, 300);
+        let mut draws = Draws::new(3, 0, case, Purpose::Test);
         let image = picture(1 + draws.below(90), 1 + draws.below(90), &mut draws);
         let (w, h) = (image.width_px, image.height_px);
         let source = sample_crop(w, h, (0.1, 1.0), (0.5, 2.0), &mut draws);
-        let window =
-            Window { source, width_px: 1 + draws.below(70), height_px: 1 + draws.below(70) };
+        let window = Window {
+            source,
+            width_px: 1 + draws.below(70),
+            height_px: 1 + draws.below(70),
+            filter: if case % 3 == 0 { Filter::Bilinear } else { Filter::Bicubic },
+        };
         let (width, height) = (window.width_px, window.height_px);
         let whole = Crop { x_px: 0, y_px: 0, width_px: width, height_px: height };
         let mut all = vec![0; (width * height * 3) as usize];

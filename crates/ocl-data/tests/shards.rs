@@ -8,18 +8,22 @@ use std::process::Command;
 use std::sync::Arc;
 
 use ocl_data::{
-    Batch, Geometry, Keep, Loader, LoaderConfig, Normalisation, PackOptions, Packed, Source,
-    SourceKind, Split, TrainView, View, pack,
+    Augment, Batch, Filter, Geometry, Keep, Loader, LoaderConfig, Normalisation, PackOptions,
+    Packed, Source, SourceKind, Split, TrainCrop, TrainView, View, pack,
 };
 
 fn view() -> View {
     View::Train(TrainView {
         geometry: Geometry { image_px: 32, patch_px: 8 },
         normalisation: Normalisation::IMAGENET,
-        scale: (0.2, 1.0),
-        ratio: (0.75, 4.0 / 3.0),
-        flip: 0.5,
-        keep: Keep::Random { mask_ratio: 0.5 },
+        crop: TrainCrop {
+            scale: (0.2, 1.0),
+            ratio: (0.75, 4.0 / 3.0),
+            flip: 0.5,
+            filter: Filter::Bicubic,
+        },
+        augment: Augment::None,
+        keep: Keep::Random { kept: 8 },
     })
 }
 

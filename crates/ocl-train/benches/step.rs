@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use burn::tensor::Tensor;
 use clap::Parser;
-use ocl_data::{Batch, kept_patches};
+use ocl_data::Batch;
 use ocl_loss::agreement;
 use ocl_model::{Precision, VitConfig};
 use ocl_train::{
@@ -95,9 +95,10 @@ fn measure(case: &Case<'_>, arguments: &Arguments) -> Result<(), Box<dyn Error>>
     let Case { model, batch, mask_ratio, precision } = *case;
     let backend = arguments.backend;
     let config = VitConfig::named(model)?;
-    let method = Method::Ocl(Ocl { mask_ratio, kappa: 1.0 / 64.0, temperature: 0.07 });
+    let ocl = Ocl { mask_ratio, kappa: 1.0 / 64.0, temperature: 0.07 };
+    let method = Method::Ocl(ocl);
     let adamw = AdamWConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.05 };
-    let kept = kept_patches(config.patches(), mask_ratio);
+    let kept = ocl.kept(config.patches());
     if kept == 0 || batch < 2 {
         return Err("two images and two kept patches are the least there is to contrast".into());
     }
@@ -225,14 +226,13 @@ fn synthetic(config: &VitConfig, images: usize, kept: usize, seed: usize) -> Bat
     let values = images * kept * config.patch_len();
     let pixel = |i: usize| ((i * 7919 + seed * 104_729) as f32 * 0.618_034).fract() * 2.0 - 1.0;
     Batch {
-        epoch: 0,
         index: seed as u64,
         samples: (0..images as u64).collect(),
-        labels: vec![],
         patches: (0..values).map(pixel).collect(),
         positions: (0..images * kept).map(|i| ((i * 31) % config.patches()) as u32).collect(),
         images,
         kept,
         patch_len: config.patch_len(),
+        ..Batch::default()
     }
 }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use args::Args;
 use ocl_data::{
-    EvalView, Geometry, Keep, Loader, LoaderConfig, Normalisation, Source, SourceKind, Split,
-    TrainView, View,
+    Augment, EvalView, Filter, Geometry, Keep, Loader, LoaderConfig, Normalisation, Source,
+    SourceKind, Split, TrainCrop, TrainView, View,
 };
 use serde_json::{Map, Value, json};
 
@@ -48,9 +48,12 @@ fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
     let view = if eval {
         View::Eval(EvalView { geometry, normalisation, resize_ratio: 256.0 / 224.0 })
     } else {
-        let keep = if mask_ratio > 0.0 { Keep::Random { mask_ratio } } else { Keep::All };
+        // As OCL keeps them: rounded down to an even number.
+        let kept = (geometry.patches() as f64 * (1.0 - mask_ratio)) as usize / 2 * 2;
+        let keep = if mask_ratio > 0.0 { Keep::Random { kept } } else { Keep::All };
         let (scale, ratio) = ((0.2, 1.0), (3.0 / 4.0, 4.0 / 3.0));
-        View::Train(TrainView { geometry, normalisation, scale, ratio, flip: 0.5, keep })
+        let crop = TrainCrop { scale, ratio, flip: 0.5, filter: Filter::Bicubic };
+        View::Train(TrainView { geometry, normalisation, crop, augment: Augment::None, keep })
     };
     let batch = batch.min(source.len());
     let config = LoaderConfig { batch, workers, epochs: 0..u64::MAX, ..LoaderConfig::default() };

@@ -1,8 +1,8 @@
 //! JPEG, as far down as the rows that are needed.
 //!
-//! Entropy decoding is most of the cost of a JPEG and can only go from the top down, so the saving is
-//! at the bottom: in a sequential file of one scan the height in the frame header is lowered to the
-//! last row wanted, and the decoder stops there.
+//! Entropy decoding is most of the cost of a JPEG and can only go from the top down, so the saving
+//! is at the bottom: in a sequential file of one scan the height in the frame header is lowered to
+//! the last row wanted, and the decoder stops there.
 
 use image::metadata::Orientation;
 use libjpeg_turbo_rs::{DecodeLimits, Decoder, PixelFormat};
@@ -58,7 +58,8 @@ impl JpegHeader {
                     let (kind, frame_at) = frame.ok_or_else(|| damaged("a scan before a frame"))?;
                     let frame = &bytes[frame_at..];
                     let components = frame[5];
-                    // Huffman-coded, sequential, 8 bits, every component in this one scan, and whole.
+                    // Huffman-coded, sequential, 8 bits, every component in this one scan, and
+                    // whole.
                     let early = matches!(kind, 0xC0 | 0xC1)
                         && frame[0] == 8
                         && segment.content.first() == Some(&components)

@@ -21,11 +21,12 @@ const MAX_DECODER_BYTES: u64 = 2 << 30;
 
 /// Decodes a JPEG, PNG, WebP, BMP or GIF (the first frame), told apart by the first bytes.
 ///
-/// Grey becomes RGB, alpha is dropped, 16 bits are scaled to 8, CMYK is taken as Adobe stores it, and
-/// the EXIF orientation is applied.
+/// Grey becomes RGB, alpha is dropped, 16 bits are scaled to 8, CMYK is taken as Adobe stores it,
+/// and the EXIF orientation is applied.
 ///
 /// # Errors
-/// [`ImageError`] when the bytes are no image, damaged, cut short, or an image above [`MAX_PIXELS`].
+/// [`ImageError`] when the bytes are no image, damaged, cut short, or an image above
+/// [`MAX_PIXELS`].
 pub fn decode(bytes: &[u8]) -> Result<RgbImage, ImageError> {
     let mut image = RgbImage::default();
     let header = ImageHeader::read(bytes)?;
@@ -89,8 +90,8 @@ impl ImageHeader {
         Ok(ImageHeader { width_px, height_px, kind })
     }
 
-    /// Decodes the first `rows` rows into `image`, which may end anywhere below them. The bytes must
-    /// be those that the header was read from; they are altered when not all rows are wanted.
+    /// Decodes the first `rows` rows into `image`, which may end anywhere below them. The bytes
+    /// must be those that the header was read from; they are altered when not all rows are wanted.
     ///
     /// # Errors
     /// [`ImageError`] when the data are damaged or cut short.
@@ -114,8 +115,8 @@ impl ImageHeader {
     }
 }
 
-/// Decodes parts of images: of a baseline JPEG only the blocks that they need, of other files all there
-/// is down to the last row of them. Memory and tables are kept from one image to the next.
+/// Decodes parts of images: of a baseline JPEG only the blocks that they need, of other files all
+/// there is down to the last row of them. Memory and tables are kept from one image to the next.
 #[derive(Default)]
 pub struct PartDecoder {
     sparse: sparse::SparseDecoder,
@@ -128,9 +129,9 @@ impl PartDecoder {
         PartDecoder::default()
     }
 
-    /// Decodes the boxes `parts` of the upright image. `image` then is as wide as the upright image;
-    /// what of it lies in no part is unspecified, and its vector may be longer than its pixels. The
-    /// bytes must be those that the header was read from; they may be altered.
+    /// Decodes the boxes `parts` of the upright image. `image` then is as wide as the upright
+    /// image; what of it lies in no part is unspecified, and its vector may be longer than its
+    /// pixels. The bytes must be those that the header was read from; they may be altered.
     ///
     /// # Errors
     /// [`ImageError`] when the data are damaged or cut short.

@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
+use crate::blocks::Blocks;
+
 /// In which order samples come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
@@ -33,17 +35,18 @@ pub struct LoaderConfig {
     pub quarantine: Option<PathBuf>,
     /// Only these samples of the source.
     pub subset: Option<Vec<u32>>,
-    /// Which of `world_size` processes this one is, from 0. The epoch's batches go to the processes in
-    /// turn, so that no two share a sample. A shuffled epoch has as many batches for each of them and
-    /// drops what is left; of a sequential one nothing is dropped, and some may have a batch less.
+    /// Which of `world_size` processes this one is, from 0. The epoch's batches go to the processes
+    /// in turn, so that no two share a sample. A shuffled epoch has as many batches for each of
+    /// them and drops what is left; of a sequential one nothing is dropped, and some may have a
+    /// batch less.
     pub rank: usize,
     /// Processes that share the epochs.
     pub world_size: usize,
 }
 
 impl Default for LoaderConfig {
-    /// 256 images, one worker, seed 0, one shuffled epoch, at most 5 % unreadable, no quarantine file, one
-    /// process.
+    /// 256 images, one worker, seed 0, one shuffled epoch, at most 5 % unreadable, no quarantine
+    /// file, one process.
     fn default() -> LoaderConfig {
         LoaderConfig {
             batch: 256,
@@ -61,8 +64,8 @@ impl Default for LoaderConfig {
     }
 }
 
-/// The kept patches of `N` images and where they lie.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// The kept patches of `C` crops of each of `N` images, and where they lie.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
     /// Its epoch.
     pub epoch: u64,
@@ -72,15 +75,38 @@ pub struct Batch {
     pub samples: Vec<u64>,
     /// `[N]`: class of each image; empty without labels.
     pub labels: Vec<u32>,
-    /// `[N, K, P * P * 3]`: normalised; inside a patch row, column, channel.
+    /// `[N, C, K, P * P * 3]`: normalised; inside a patch row, column, channel.
     pub patches: Vec<f32>,
-    /// `[N, K]`: row-major place of each patch in the grid.
+    /// `[N, C, K]`: row-major place of each patch in the grid.
     pub positions: Vec<u32>,
-    /// `N`; smaller than asked for in the last batch of a sequential run, or where an image of such a
-    /// run was unreadable.
+    /// `N`; smaller than asked for in the last batch of a sequential run, or where an image of such
+    /// a run was unreadable.
     pub images: usize,
+    /// Crops of each image, `C`.
+    pub crops: usize,
     /// `K`.
     pub kept: usize,
     /// `P * P * 3`.
     pub patch_len: usize,
+    /// Which patches are context and targets, where the view draws blocks.
+    pub blocks: Option<Blocks>,
+}
+
+impl Default for Batch {
+    /// No image, one crop of each.
+    fn default() -> Batch {
+        Batch {
+            epoch: 0,
+            index: 0,
+            samples: Vec::new(),
+            labels: Vec::new(),
+            patches: Vec::new(),
+            positions: Vec::new(),
+            images: 0,
+            crops: 1,
+            kept: 0,
+            patch_len: 0,
+            blocks: None,
+        }
+    }
 }

@@ -1,9 +1,9 @@
 //! Batches in a fixed order, made by several threads.
 //!
-//! The consumer hands out chunks of batches, a few batches ahead and no more, and puts what comes back
-//! in order. All of the order is computed on the consumer's side; a worker knows only its chunk, and
-//! writes it straight into the batch's memory. There is no thread that waits for room in a channel, so
-//! none can be left hanging when the loader is dropped.
+//! The consumer hands out chunks of batches, a few batches ahead and no more, and puts what comes
+//! back in order. All of the order is computed on the consumer's side; a worker knows only its
+//! chunk, and writes it straight into the batch's memory. There is no thread that waits for room in
+//! a channel, so none can be left hanging when the loader is dropped.
 
 mod config;
 mod order;
@@ -185,7 +185,7 @@ impl Loader {
             let positions = self.ahead.positions(self.samples.len(), &self.config);
             let end = positions.end;
             positions.clone().for_each(|at| self.source.announce(order.sample(at) as usize));
-            let image_len = self.view.kept() * self.view.geometry().patch_len();
+            let image_len = self.view.image_len();
             let mut batch = self.spare_batches.pop().unwrap_or_default();
             let mut values = std::mem::take(&mut batch.patches);
             values.resize(positions.len() * image_len, 0.0);
@@ -233,7 +233,8 @@ impl Loader {
             return Ok(None);
         };
         (batch.epoch, batch.index) = (self.wanted.epoch, self.wanted.index);
-        (batch.kept, batch.patch_len) = (self.view.kept(), self.view.geometry().patch_len());
+        (batch.crops, batch.kept) = (self.view.crops(), self.view.kept());
+        batch.patch_len = self.view.geometry().patch_len();
         batch.samples.clear();
         batch.positions.clear();
         batch.labels.clear();
@@ -252,12 +253,13 @@ impl Loader {
         }
         batch.images = batch.samples.len();
         batch.patches = patches.back().expect("a worker that has answered has let go of its piece");
-        let image_len = batch.kept * batch.patch_len;
+        let image_len = self.view.image_len();
         for (from, to, images) in moves {
             let from = from * image_len;
             batch.patches.copy_within(from..from + images * image_len, to * image_len);
         }
         batch.patches.truncate(batch.images * image_len);
+        batch = self.view.with_blocks(batch, self.config.seed);
         if let Some(labels) = self.source.labels() {
             batch.labels.extend(batch.samples.iter().map(|&sample| labels[sample as usize]));
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{LoaderConfig, Order};
 use crate::error::LoaderError;
-use crate::random::{Draws, Purpose, draws};
+use crate::random::{Draws, Purpose};
 use crate::source::Source;
 
 /// Neighbours in a shard that stay together, and how many such runs are mixed.
@@ -31,7 +31,7 @@ impl EpochOrder {
             Order::Sequential => samples,
             Order::Shuffled => {
                 // No sample has this number: it is the epoch's own stream.
-                let mut draws = draws(config.seed, epoch, u64::MAX, Purpose::Order);
+                let mut draws = Draws::new(config.seed, epoch, u64::MAX, Purpose::Order);
                 if sharded && samples.len() > RUN * MIXED {
                     Arc::new(shuffle_runs(&samples, &mut draws))
                 } else {
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn runs_are_a_permutation_too() {
         let samples: Vec<u32> = (0..40_000).collect();
-        let order = shuffle_runs(&samples, &mut draws(1, 0, 0, Purpose::Order));
+        let order = shuffle_runs(&samples, &mut Draws::new(1, 0, 0, Purpose::Order));
         let mut runs: Vec<u32> = order[..1024].iter().map(|sample| sample / 512).collect();
         runs.sort_unstable();
         runs.dedup();

@@ -18,8 +18,8 @@ struct Entry {
     reason: String,
 }
 
-/// Fewer samples than this say little about a share: until so many have been tried, the share is taken
-/// of this number, or of the whole set when that is smaller.
+/// Fewer samples than this say little about a share: until so many have been tried, the share is
+/// taken of this number, or of the whole set when that is smaller.
 const LEAST_TRIED: u64 = 1000;
 /// When the first so many are all unreadable, nothing more is tried.
 const ALL_BAD: u64 = 20;

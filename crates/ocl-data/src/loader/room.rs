@@ -1,4 +1,5 @@
-//! A batch's memory, lent in pieces to the workers that fill it: what they write need not be copied.
+//! A batch's memory, lent in pieces to the workers that fill it: what they write need not be
+//! copied.
 
 use std::ptr::NonNull;
 use std::sync::Arc;

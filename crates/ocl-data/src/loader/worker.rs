@@ -16,8 +16,8 @@ use crate::sample::SampleMaker;
 use crate::source::Source;
 use crate::view::View;
 
-/// Substitutes tried for one image before it is left out; so many unreadable ones in a row mean that
-/// the data set is, and the consumer then stops.
+/// Substitutes tried for one image before it is left out; so many unreadable ones in a row mean
+/// that the data set is, and the consumer then stops.
 const MAX_SUBSTITUTES: usize = 64;
 
 /// A part of a batch to be made.
@@ -78,7 +78,8 @@ pub(super) fn run(context: Context) {
             return;
         }
         let (number, mut current) = (task.number, 0);
-        // The task goes along, so that its piece of the batch is given up before the answer is sent.
+        // The task goes along, so that its piece of the batch is given up before the answer is
+        // sent.
         let made = catch_unwind(AssertUnwindSafe(|| context.make(&mut maker, task, &mut current)));
         let result = made.unwrap_or_else(|panic| {
             // Its buffers may be in any state.
@@ -108,7 +109,7 @@ impl Context {
         current: &mut u32,
     ) -> Result<Chunk, LoaderError> {
         let Task { positions, order, mut piece, room: mut chunk, .. } = task;
-        let image_len = self.view.kept() * self.view.geometry().patch_len();
+        let image_len = self.view.image_len();
         chunk.clear();
         let mut places = piece.values().chunks_exact_mut(image_len);
         let mut place = places.next();

@@ -1,8 +1,8 @@
 //! The two passes for x86 processors with AVX2.
 //!
-//! The instruction that multiplies and adds in pairs takes 16-bit numbers, a weight has 24 bits. So a
-//! weight is split, `w = high * 2^12 + low`, and the two sums are put together at the end: the same
-//! integer as in the plain passes.
+//! The instruction that multiplies and adds in pairs takes 16-bit numbers, a weight has 24 bits. So
+//! a weight is split, `w = high * 2^12 + low`, and the two sums are put together at the end: the
+//! same integer as in the plain passes.
 
 use std::arch::x86_64::{
     __m128i, __m256i, _mm_add_epi32, _mm_cvtsi128_si64, _mm_extract_epi64, _mm_packs_epi32,
@@ -18,7 +18,8 @@ use super::axis::Axis;
 use super::passes::Rows;
 use super::{HALF, PRECISION_BITS};
 
-/// Bits of a weight's lower half: few enough that it is positive in 16 bits, and so is the upper half.
+/// Bits of a weight's lower half: few enough that it is positive in 16 bits, and so is the upper
+/// half.
 const LOW_BITS: i32 = 12;
 /// The most taps that are served: those of a picture made sixteen times smaller.
 pub(super) const MAX_TAPS: usize = 68;
@@ -162,7 +163,8 @@ pub(super) fn vertical(rows: &Axis, ys: Range<u32>, from: Rows, out: &mut [u8], 
                 right.0 = _mm256_add_epi32(right.0, _mm256_madd_epi16(pairs, *high));
                 right.1 = _mm256_add_epi32(right.1, _mm256_madd_epi16(pairs, *low));
             }
-            // The narrowing goes by halves of the registers, so the quarters are put in order after.
+            // The narrowing goes by halves of the registers, so the quarters are put in order
+            // after.
             let words = _mm256_packs_epi32(levels(left), levels(right));
             let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
             let bytes = to_bytes(_mm_packus_epi16(

@@ -1,9 +1,9 @@
-//! The two passes for x86 processors with AVX-512 and its byte permutations and dot products (VBMI and
-//! VNNI: Ice Lake and Zen 4 on).
+//! The two passes for x86 processors with AVX-512 and its byte permutations and dot products (VBMI
+//! and VNNI: Ice Lake and Zen 4 on).
 //!
-//! One instruction multiplies four levels by four 8-bit weights and adds them up. A weight has 24 bits,
-//! so it is split, `w = a * 2^16 + b * 2^8 + c` with signed bytes, and the three sums are put together at
-//! the end: the same integer as in the plain passes, since sums of 32 bits wrap alike.
+//! One instruction multiplies four levels by four 8-bit weights and adds them up. A weight has 24
+//! bits, so it is split, `w = a * 2^16 + b * 2^8 + c` with signed bytes, and the three sums are put
+//! together at the end: the same integer as in the plain passes, since sums of 32 bits wrap alike.
 
 use std::arch::x86_64::{
     __m128i, __m512i, _mm_mask_storeu_epi8, _mm512_add_epi32, _mm512_cvtusepi32_epi8,
@@ -19,8 +19,8 @@ use super::axis::Axis;
 use super::passes::Rows;
 use super::{HALF, PRECISION_BITS};
 
-/// The most taps that are served, those of a picture made seven times smaller: what sixteen neighbouring
-/// bytes are made from lies in two registers.
+/// The most taps that are served, those of a picture made seven times smaller: what sixteen
+/// neighbouring bytes are made from lies in two registers.
 pub(super) const MAX_TAPS: usize = 29;
 const MAX_GROUPS: usize = MAX_TAPS.div_ceil(4);
 const SHIFT: u32 = PRECISION_BITS;
@@ -55,7 +55,8 @@ pub(super) fn split(weights: &[i32]) -> [i32; 3] {
     parts.map(i32::from_le_bytes)
 }
 
-/// For sixteen bytes of interleaved pixels of which the first is of channel `phase`: the pixel of each.
+/// For sixteen bytes of interleaved pixels of which the first is of channel `phase`: the pixel of
+/// each.
 const fn pixel_of(phase: usize) -> [i32; MADE] {
     let mut pixels = [0; MADE];
     let mut i = 0;
@@ -86,7 +87,8 @@ fn front(count: usize) -> u64 {
 fn load(bytes: &[u8], at: usize) -> __m512i {
     let there = front(bytes.len().saturating_sub(at));
     let from = bytes.as_ptr().wrapping_add(at);
-    // SAFETY: bytes that the mask leaves out are not read, and those it lets through are the slice's.
+    // SAFETY: bytes that the mask leaves out are not read, and those it lets through are the
+    // slice's.
     unsafe { _mm512_maskz_loadu_epi8(there, from.cast()) }
 }
 
@@ -118,7 +120,8 @@ struct Block {
     /// Of each group of four taps, each byte's weights.
     weights: [[__m512i; 3]; MAX_GROUPS],
     groups: usize,
-    /// Where each byte's taps are, from the first pixel's first on; the next group's are 12 bytes further.
+    /// Where each byte's taps are, from the first pixel's first on; the next group's are 12 bytes
+    /// further.
     places: __m512i,
     /// Whether some are beyond 64 bytes.
     far: bool,

@@ -2,10 +2,38 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 use super::PRECISION_BITS;
 
-/// The bicubic filter reaches two pixels to each side.
-const SUPPORT: f64 = 2.0;
+/// How a resized pixel weighs those that it is made from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Filter {
+    /// Keys' cubic convolution with `a = -0.5`, two pixels to each side.
+    #[default]
+    Bicubic,
+    /// A triangle, one pixel to each side.
+    Bilinear,
+}
+
+impl Filter {
+    /// Pixels that it reaches to each side, where nothing shrinks.
+    fn support(self) -> f64 {
+        match self {
+            Self::Bicubic => 2.0,
+            Self::Bilinear => 1.0,
+        }
+    }
+
+    fn weight(self, x: f64) -> f64 {
+        match self {
+            Self::Bicubic => bicubic(x),
+            Self::Bilinear => (1.0 - x.abs()).max(0.0),
+        }
+    }
+}
+
 /// Zeros behind the last position's bytes.
 #[cfg(target_arch = "x86_64")]
 const BEHIND: usize = 16;
@@ -13,6 +41,7 @@ const BEHIND: usize = 16;
 /// The taps of each output position along one side, computed when first needed.
 #[derive(Debug, Default)]
 pub(super) struct Axis {
+    filter: Filter,
     /// Lengths before and after.
     lengths: (u32, u32),
     /// Weights per output position; the longest count of taps.
@@ -21,8 +50,8 @@ pub(super) struct Axis {
     spans: Vec<(u32, u32)>,
     /// `[after, stride]`.
     weights: Vec<i32>,
-    /// Weights as bytes, where the processor has a use for them: of each group of four taps and each of
-    /// three bytes, those of all output positions, and zeros behind the last.
+    /// Weights as bytes, where the processor has a use for them: of each group of four taps and
+    /// each of three bytes, those of all output positions, and zeros behind the last.
     #[cfg(target_arch = "x86_64")]
     split: Vec<i32>,
     /// Weights before rounding, of one output position.
@@ -31,12 +60,12 @@ pub(super) struct Axis {
 
 impl Axis {
     /// Sees to it that the taps of `outputs` are there for a side resized from `before` to `after`.
-    pub(super) fn prepare(&mut self, before: u32, after: u32, outputs: Range<u32>) {
+    pub(super) fn prepare(&mut self, filter: Filter, before: u32, after: u32, outputs: Range<u32>) {
         let scale = f64::from(before) / f64::from(after);
         let stretch = scale.max(1.0);
-        if self.lengths != (before, after) {
-            self.lengths = (before, after);
-            self.stride = (SUPPORT * stretch).ceil() as usize * 2 + 1;
+        if (self.filter, self.lengths) != (filter, (before, after)) {
+            (self.filter, self.lengths) = (filter, (before, after));
+            self.stride = (filter.support() * stretch).ceil() as usize * 2 + 1;
             self.spans.clear();
             self.spans.resize(after as usize, (0, 0));
             self.weights.resize(after as usize * self.stride, 0);
@@ -56,13 +85,16 @@ impl Axis {
 
     fn fill(&mut self, output: u32, scale: f64, stretch: f64) {
         let center = (f64::from(output) + 0.5) * scale;
-        let reach = SUPPORT * stretch;
-        // Casts truncate towards zero and saturate below it, as Pillow's do together with its bounds.
+        let filter = self.filter;
+        let reach = filter.support() * stretch;
+        // Casts truncate towards zero and saturate below it, as Pillow's do together with its
+        // bounds.
         let first = (center - reach + 0.5) as u32;
         let end = ((center + reach + 0.5) as u32).min(self.lengths.0);
         let per_pixel = 1.0 / stretch;
         self.exact.clear();
-        self.exact.extend((first..end).map(|x| bicubic((f64::from(x) - center + 0.5) * per_pixel)));
+        let at = |x: u32| filter.weight((f64::from(x) - center + 0.5) * per_pixel);
+        self.exact.extend((first..end).map(at));
         let total: f64 = self.exact.iter().sum();
         let weights = &mut self.weights[output as usize * self.stride..];
         for (weight, exact) in weights.iter_mut().zip(&self.exact) {
@@ -82,8 +114,8 @@ impl Axis {
         }
     }
 
-    /// The bytes `part` of the weights of the four taps `group`, of this output position and those that
-    /// follow it.
+    /// The bytes `part` of the weights of the four taps `group`, of this output position and those
+    /// that follow it.
     #[cfg(target_arch = "x86_64")]
     pub(super) fn split(&self, group: usize, part: usize, output: u32) -> &[i32; BEHIND] {
         let at = (group * 3 + part) * (self.spans.len() + BEHIND) + output as usize;

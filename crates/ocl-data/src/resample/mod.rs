@@ -1,8 +1,8 @@
-//! Antialiased bicubic resampling of any part of a resized crop, equal to Pillow's bit for bit.
+//! Antialiased resampling of any part of a resized crop, equal to Pillow's bit for bit.
 //!
-//! Pillow's scheme (`src/libImaging/Resample.c` of Pillow 13, 8 bits per channel): a horizontal and a
-//! vertical pass, each a weighted sum with the weights of the bicubic filter (a = -0.5) stretched by the scale
-//! when shrinking, in fixed point with 22 fractional bits, rounded to 8 bits after each pass. Every
+//! Pillow's scheme (`src/libImaging/Resample.c` of Pillow 13, 8 bits per channel): a horizontal and
+//! a vertical pass, each a weighted sum with the weights of the filter stretched by the scale when
+//! shrinking, in fixed point with 22 fractional bits, rounded to 8 bits after each pass. Every
 //! output pixel depends on its own taps alone, so a patch made by itself is exactly the patch cut
 //! from the whole picture: that is what lets the loader make only the patches that are kept.
 
@@ -14,6 +14,8 @@ mod axis;
 mod passes;
 
 use std::ops::Range;
+
+pub use axis::Filter;
 
 use axis::Axis;
 use passes::Rows;
@@ -36,11 +38,13 @@ pub struct Window {
     pub width_px: u32,
     /// Height after resizing.
     pub height_px: u32,
+    /// What the pixels are weighted with.
+    pub filter: Filter,
 }
 
 impl Window {
-    /// Rounding between the passes makes their order visible. Pillow from version 13 on goes down the
-    /// columns first where that shrinks the picture by more than twice the pixels.
+    /// Rounding between the passes makes their order visible. Pillow from version 13 on goes down
+    /// the columns first where that shrinks the picture by more than twice the pixels.
     fn vertical_first(&self) -> bool {
         let fewer_rows = i64::from(self.source.height_px) - i64::from(self.height_px);
         let fewer_columns = i64::from(self.source.width_px) - i64::from(self.width_px);
@@ -95,8 +99,8 @@ impl Resampler {
         assert_eq!(out.len(), part.width_px as usize * part.height_px as usize * 3);
         let xs = part.x_px..part.x_px + part.width_px;
         let ys = part.y_px..part.y_px + part.height_px;
-        self.columns.prepare(source.width_px, window.width_px, xs.clone());
-        self.rows.prepare(source.height_px, window.height_px, ys.clone());
+        self.columns.prepare(window.filter, source.width_px, window.width_px, xs.clone());
+        self.rows.prepare(window.filter, source.height_px, window.height_px, ys.clone());
 
         let image_len = width_px as usize * 3;
         let out_len = xs.len() * 3;
@@ -121,12 +125,12 @@ impl Resampler {
         }
     }
 
-    /// The box of the image that the pixels `part` (a box in the resized picture) of `window` are made
-    /// from.
+    /// The box of the image that the pixels `part` (a box in the resized picture) of `window` are
+    /// made from.
     pub fn source_part(&mut self, window: &Window, part: &Crop) -> Crop {
         let rows = self.source_rows(window, part.y_px..part.y_px + part.height_px);
         let xs = part.x_px..part.x_px + part.width_px;
-        self.columns.prepare(window.source.width_px, window.width_px, xs.clone());
+        self.columns.prepare(window.filter, window.source.width_px, window.width_px, xs.clone());
         let columns = self.columns.reach(xs);
         Crop {
             x_px: window.source.x_px + columns.start,
@@ -138,7 +142,7 @@ impl Resampler {
 
     /// The rows of the image that the resized rows `ys` of `window` are made from.
     pub fn source_rows(&mut self, window: &Window, ys: Range<u32>) -> Range<u32> {
-        self.rows.prepare(window.source.height_px, window.height_px, ys.clone());
+        self.rows.prepare(window.filter, window.source.height_px, window.height_px, ys.clone());
         let rows = self.rows.reach(ys);
         window.source.y_px + rows.start..window.source.y_px + rows.end
     }

@@ -85,7 +85,8 @@ fn to_level(sum: i32) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::Draws;
+    use crate::random::{Draws, Purpose};
+    use crate::resample::Filter;
 
     type Horizontal = fn(&Axis, Range<u32>, Rows, &mut [u8]);
     type Vertical = fn(&Axis, Range<u32>, Rows, &mut [u8], usize);
@@ -119,14 +120,14 @@ mod tests {
     fn wide_and_plain_passes_are_equal() {
         let mut served = 0;
         for case in 0..600 {
-            let mut draws = Draws::new(2, 0, case, 300);
+            let mut draws = Draws::new(2, 0, case, Purpose::Test);
             // Up to far smaller than any wide pass serves.
             let most = if case % 3 == 0 { 400 } else { 80 };
             let (before, after) = (1 + draws.below(most), 1 + draws.below(60));
             let (mut axis, other) = (Axis::default(), 1 + draws.below(90) as usize);
             let start = draws.below(after);
             let outputs = start..start + 1 + draws.below(after - start);
-            axis.prepare(before, after, outputs.clone());
+            axis.prepare(Filter::Bicubic, before, after, outputs.clone());
             let needed = axis.reach(outputs.clone());
             // Extremes show whether sums saturate where they must.
             let extreme = draws.unit() < 0.5;

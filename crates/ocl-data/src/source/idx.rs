@@ -1,7 +1,7 @@
 //! IDX files, the format of MNIST and its relatives.
 //!
-//! Big-endian: two zero bytes, the type (8: unsigned bytes), the number of dimensions, each dimension
-//! as 32 bits, then the values (<http://yann.lecun.com/exdb/mnist/>).
+//! Big-endian: two zero bytes, the type (8: unsigned bytes), the number of dimensions, each
+//! dimension as 32 bits, then the values (<http://yann.lecun.com/exdb/mnist/>).
 
 use std::io::Read;
 use std::path::{Path, PathBuf};

@@ -58,8 +58,8 @@ pub enum SourceKind {
     Cifar10,
     /// CIFAR-100, binary version, fine labels.
     Cifar100,
-    /// Tar archives as WebDataset lays them out: a `.tar`, a range `train-{0000..0146}.tar`, or a folder
-    /// of them.
+    /// Tar archives as WebDataset lays them out: a `.tar`, a range `train-{0000..0146}.tar`, or a
+    /// folder of them.
     Shards,
     /// The 10,000 Fashion-MNIST images inside the program.
     Embedded,
@@ -97,8 +97,8 @@ impl std::fmt::Display for SourceKind {
 }
 
 impl SourceKind {
-    /// The kind that a path alone suggests; never [`SourceKind::Auto`]. Whether anything is there is
-    /// for [`Source::open`] to say.
+    /// The kind that a path alone suggests; never [`SourceKind::Auto`]. Whether anything is there
+    /// is for [`Source::open`] to say.
     pub fn detect(path: &str) -> SourceKind {
         let root = Path::new(path);
         if path == "embedded" && !root.exists() {
@@ -123,7 +123,8 @@ pub struct Source {
     store: Store,
     labels: Option<Vec<u32>>,
     class_names: Vec<String>,
-    /// What it is and what its samples are, for [`Source::describe`]: `("CIFAR-10", "train images")`.
+    /// What it is and what its samples are, for [`Source::describe`]: `("CIFAR-10", "train
+    /// images")`.
     title: (String, String),
 }
 
@@ -165,7 +166,8 @@ impl Source {
     /// CIFAR's own name) is taken as such, any other as a folder of images.
     ///
     /// # Errors
-    /// [`SourceError`] when nothing is there, the part is missing, or a file is not what it should be.
+    /// [`SourceError`] when nothing is there, the part is missing, or a file is not what it should
+    /// be.
     pub fn open(path: &str, kind: SourceKind, split: Split) -> Result<Source, SourceError> {
         let kind = if kind == SourceKind::Auto { SourceKind::detect(path) } else { kind };
         if kind == SourceKind::Embedded {

@@ -1,8 +1,8 @@
 //! Shards: images and their classes in tar archives, as WebDataset lays them out.
 //!
 //! Members that share a name up to the first dot of its last part are one sample: an image, and its
-//! class in `.cls` (a number) or in the `label` of `.json`. Images of `.ppm` are pixels as they are:
-//! the archive is mapped into memory, and only what the kept patches need is read.
+//! class in `.cls` (a number) or in the `label` of `.json`. Images of `.ppm` are pixels as they
+//! are: the archive is mapped into memory, and only what the kept patches need is read.
 
 use std::fs::File;
 use std::io;
@@ -92,8 +92,9 @@ impl Shards {
 }
 
 impl Shards {
-    /// Tells the system that a sample will be fetched soon, so that the disk reads ahead of the workers:
-    /// shuffled places are none that it could guess. Of raw pixels only few pages will be touched.
+    /// Tells the system that a sample will be fetched soon, so that the disk reads ahead of the
+    /// workers: shuffled places are none that it could guess. Of raw pixels only few pages will be
+    /// touched.
     pub(super) fn announce(&self, index: usize) {
         #[cfg(unix)]
         {
@@ -132,8 +133,8 @@ pub(super) fn recognise(path: &str) -> bool {
     path.ends_with(".tar") || only_archives(Path::new(path)).unwrap_or(false)
 }
 
-/// Whether a folder holds archives and neither folders nor images: beside these an archive is likely
-/// what they were unpacked from.
+/// Whether a folder holds archives and neither folders nor images: beside these an archive is
+/// likely what they were unpacked from.
 fn only_archives(root: &Path) -> io::Result<bool> {
     let mut any = false;
     for entry in std::fs::read_dir(root)? {

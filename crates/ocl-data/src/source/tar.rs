@@ -1,7 +1,7 @@
 //! Reading and writing plain tar archives: ustar, with GNU's and POSIX' long names.
 //!
-//! Names of members are words and never paths on this machine, so `../` or a link in an archive leads
-//! nowhere: links, folders and devices are passed over.
+//! Names of members are words and never paths on this machine, so `../` or a link in an archive
+//! leads nowhere: links, folders and devices are passed over.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -14,8 +14,8 @@ const MAX_NAME: u64 = 1 << 16;
 /// The most bytes of a file that is read on the way.
 const MAX_CONTENT: u64 = 1 << 20;
 
-/// Bytes read at once where headers are looked for: one is seldom read for its own sake alone, since a
-/// class, the next header and small images lie right behind it.
+/// Bytes read at once where headers are looked for: one is seldom read for its own sake alone,
+/// since a class, the next header and small images lie right behind it.
 const WINDOW: u64 = 16 << 10;
 
 /// Reads small pieces of a file whose places mostly grow.
@@ -79,7 +79,8 @@ pub(super) fn read_at(file: &File, buffer: &mut [u8], at: u64) -> io::Result<()>
     }
 }
 
-/// The plain files of an archive, in their order, with the content of those that `wanted` says by name.
+/// The plain files of an archive, in their order, with the content of those that `wanted` says by
+/// name.
 ///
 /// # Errors
 /// A sentence when the archive is damaged or cut short.

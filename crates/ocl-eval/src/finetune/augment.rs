@@ -1,15 +1,12 @@
 //! What a training image becomes: crop, flip, RandAugment, normalise, erase. All draws are keyed by
 //! (seed, epoch, sample).
 
-use ocl_data::{Crop, Draws, Geometry, Normalisation, Resampler, RgbImage, Window, sample_crop};
+use ocl_data::{
+    Crop, Draws, Filter, Geometry, Normalisation, Purpose, Resampler, RgbImage, Window, sample_crop,
+};
 
 use super::randaugment::{normal, randaugment};
 use super::recipe::AugmentRecipe;
-
-/// Streams of draws; above `ocl-data`'s own.
-const CROP: u64 = 0x6663;
-const RANDAUGMENT: u64 = 0x6672;
-const ERASE: u64 = 0x6665;
 
 /// Makes training images of one kind.
 #[derive(Clone, Debug)]
@@ -26,10 +23,11 @@ impl Augment {
         let Self { recipe, geometry, normalisation, seed } = self;
         let (side_px, side) = (geometry.image_px, geometry.image_px as usize);
         let draws = |purpose| Draws::new(*seed, epoch, u64::from(sample), purpose);
-        let mut crop_draws = draws(CROP);
+        let mut crop_draws = draws(Purpose::FinetuneCrop);
         let (scale, ratio) = (recipe.crop_scale.into(), recipe.crop_ratio.into());
         let source = sample_crop(image.width_px, image.height_px, scale, ratio, &mut crop_draws);
-        let window = Window { source, width_px: side_px, height_px: side_px };
+        let window =
+            Window { source, width_px: side_px, height_px: side_px, filter: Filter::Bicubic };
         let whole = Crop { x_px: 0, y_px: 0, width_px: side_px, height_px: side_px };
         let mut pixels = vec![0; side * side * 3];
         Resampler::new().part(image, &window, &whole, &mut pixels);
@@ -38,9 +36,9 @@ impl Augment {
         }
         // What the encoder takes for nothing.
         let fill = normalisation.mean.map(|mean| (mean * 255.0).round().clamp(0.0, 255.0) as u8);
-        randaugment(&mut pixels, side, fill, recipe, &mut draws(RANDAUGMENT));
+        randaugment(&mut pixels, side, fill, recipe, &mut draws(Purpose::RandAugment));
         let mut values = normalise(&pixels, normalisation);
-        erase(&mut values, side, recipe.erase, &mut draws(ERASE));
+        erase(&mut values, side, recipe.erase, &mut draws(Purpose::Erase));
         values
     }
 }
@@ -151,7 +149,7 @@ mod tests {
         let mut hit = 0;
         for sample in 0..200 {
             let mut values = vec![7.0f32; 32 * 32 * 3];
-            erase(&mut values, 32, 0.5, &mut Draws::new(0, 0, sample, ERASE));
+            erase(&mut values, 32, 0.5, &mut Draws::new(0, 0, sample, Purpose::Erase));
             let share = values.iter().filter(|v| **v != 7.0).count() as f64 / values.len() as f64;
             assert!(share == 0.0 || (0.01..0.36).contains(&share), "{share}");
             hit += u32::from(share > 0.0);

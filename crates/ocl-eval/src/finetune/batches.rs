@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use ocl_data::{Draws, Source, Split};
+use ocl_data::{Draws, Purpose, Source, Split};
 use rayon::prelude::*;
 
 use super::augment::{Augment, patches};
@@ -13,9 +13,6 @@ use super::mix::mix;
 use super::recipe::MixRecipe;
 use crate::error::EvalError;
 
-/// Streams of draws; above `ocl-data`'s own.
-const ORDER: u64 = 0x666f;
-const MIX: u64 = 0x666d;
 /// Images tried in place of one that cannot be read.
 const REPLACEMENTS: usize = 16;
 
@@ -61,7 +58,7 @@ impl Maker {
         let (images, labels): (Vec<Vec<f32>>, Vec<u32>) = made?.into_iter().unzip();
         let mut images = images.concat();
         let side = self.augment.geometry.image_px as usize;
-        let mut draws = Draws::new(self.augment.seed, step, 0, MIX);
+        let mut draws = Draws::new(self.augment.seed, step, 0, Purpose::Mix);
         let targets = mix(&mut images, side, &labels, self.classes, &self.mix, &mut draws);
         let patches = patches(&images, self.augment.geometry);
         Ok(TrainBatch { patches, targets, images: labels.len() })
@@ -71,7 +68,8 @@ impl Maker {
     pub(crate) fn order(&self, epoch: u64) -> Vec<u32> {
         let mut order = self.samples.to_vec();
         let count = order.len();
-        Draws::new(self.augment.seed, epoch, 0, ORDER).shuffle_front(&mut order, count);
+        Draws::new(self.augment.seed, epoch, 0, Purpose::FinetuneOrder)
+            .shuffle_front(&mut order, count);
         order
     }
 

@@ -4,14 +4,10 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
-use ocl_data::Draws;
+use ocl_data::{Draws, Purpose};
 use ocl_model::{HostTensor, LayerNorm, Linear, Pooling, Vit, WeightsError, apply_state, state_of};
 
 use super::randaugment::normal;
-
-/// Streams of draws; above `ocl-data`'s own.
-const HEAD: u64 = 0x6668;
-const DROP: u64 = 0x6664;
 
 /// `logits = head(pool(encoder(x)))`: the class token after the encoder's norm, or the mean of the
 /// patch tokens after a norm of its own (MAE, arXiv 2111.06377, appendix A.1), which takes the
@@ -37,7 +33,7 @@ impl Classifier {
         device: &Device,
     ) -> Self {
         let width = vit.config().width;
-        let mut draws = Draws::new(seed, 0, 0, HEAD);
+        let mut draws = Draws::new(seed, 0, 0, Purpose::Head);
         let weight = (0..width * classes).map(|_| (2e-5 * normal(&mut draws)) as f32).collect();
         let param = |values: Vec<f32>| {
             let length = values.len();
@@ -82,7 +78,12 @@ impl Classifier {
             let drop = self.drop_path * block as f64 / (depth - 1).max(1) as f64;
             (drop > 0.0).then(|| {
                 [0, 1].map(|branch| {
-                    let mut draws = Draws::new(seed, step, (2 * block + branch) as u64, DROP);
+                    let mut draws = Draws::new(
+                        seed,
+                        step,
+                        (2 * block + branch) as u64,
+                        Purpose::StochasticDepth,
+                    );
                     let kept = (1.0 / (1.0 - drop)) as f32;
                     let values: Vec<f32> =
                         (0..n).map(|_| if draws.unit() < drop { 0.0 } else { kept }).collect();

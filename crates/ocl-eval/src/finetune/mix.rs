@@ -90,6 +90,7 @@ fn beta(alpha: f64, draws: &mut Draws) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ocl_data::Purpose;
 
     fn recipe(mixup: f64, cutmix: f64) -> MixRecipe {
         MixRecipe { mixup, cutmix, probability: 1.0, cutmix_share: 0.5, label_smoothing: 0.1 }
@@ -99,7 +100,8 @@ mod tests {
     fn run(recipe: &MixRecipe, sample: u64) -> (Vec<f32>, Vec<f32>) {
         let mut images = vec![0.0; 64 * 3];
         images.extend(vec![1.0; 64 * 3]);
-        let targets = mix(&mut images, 8, &[0, 2], 4, recipe, &mut Draws::new(0, 0, sample, 999));
+        let targets =
+            mix(&mut images, 8, &[0, 2], 4, recipe, &mut Draws::new(0, 0, sample, Purpose::Test));
         (images, targets)
     }
 
@@ -129,7 +131,7 @@ mod tests {
     #[test]
     fn beta_has_its_moments() {
         for alpha in [0.4, 0.8, 1.0, 2.0] {
-            let mut draws = Draws::new(1, 0, 0, 998);
+            let mut draws = Draws::new(1, 0, 0, Purpose::Test);
             let values: Vec<f64> = (0..20_000).map(|_| beta(alpha, &mut draws)).collect();
             let mean = values.iter().sum::<f64>() / 2e4;
             let var = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / 2e4;

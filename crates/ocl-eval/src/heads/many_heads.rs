@@ -1,16 +1,13 @@
 //! Many linear heads on the same features, trained in the same steps.
 
 use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax};
-use ocl_data::Draws;
+use ocl_data::{Draws, Purpose};
 use ocl_train::WarmupCosine;
 
 use super::metrics::Tally;
 use crate::error::EvalError;
 use crate::features::Features;
 use crate::progress::Progress;
-
-/// The stream of draws of the order; above `ocl-data`'s own.
-const ORDER: u64 = 0x6c6f;
 
 /// How heads are trained: by SGD with Nesterov momentum and rates that fall to zero by half a
 /// cosine.
@@ -88,7 +85,7 @@ impl Heads {
         let mut order = rows.to_vec();
         for epoch in 0..epochs {
             let count = order.len();
-            Draws::new(seed, epoch as u64, 0, ORDER).shuffle_front(&mut order, count);
+            Draws::new(seed, epoch as u64, 0, Purpose::ProbeOrder).shuffle_front(&mut order, count);
             for (step, rows) in order.chunks_exact(batch).enumerate() {
                 let (x, y) = features.gather(rows, &self.device);
                 let share = shape.at(epoch as f64 + step as f64 / steps as f64);

@@ -4,7 +4,7 @@
 //! crate at hand for it, `linfa-clustering`, brings a second linear algebra, a second random
 //! generator and no measure of agreement with labels.
 
-use ocl_data::Draws;
+use ocl_data::{Draws, Purpose};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -42,9 +42,6 @@ impl ClusteringConfig {
     }
 }
 
-/// The stream of draws that k-means takes; above `ocl-data`'s own.
-const PURPOSE: u64 = 0x6b6d;
-
 /// k-means (Lloyd, begun by k-means++) of unit features into as many clusters as there are classes,
 /// against the labels: normalised mutual information (arithmetic mean) and adjusted Rand index.
 pub(super) fn clustering(
@@ -62,7 +59,7 @@ pub(super) fn clustering(
         let mut best: Option<(f64, Vec<u32>)> = None;
         for restart in 0..config.restarts {
             progress.line(|| format!("clustering: seed {seed}, beginning {}", restart + 1));
-            let mut draws = Draws::new(seed, 0, restart as u64, PURPOSE);
+            let mut draws = Draws::new(seed, 0, restart as u64, Purpose::KMeans);
             let run = lloyd(&unit, width, clusters, config.rounds, &mut draws);
             if best.as_ref().is_none_or(|best| run.0 < best.0) {
                 best = Some(run);

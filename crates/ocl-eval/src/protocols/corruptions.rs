@@ -1,12 +1,9 @@
 //! Damage to the pixels of a centre crop, in steps of severity.
 
 use libjpeg_turbo_rs::{PixelFormat, Subsampling, compress};
-use ocl_data::{Draws, RgbImage, decode};
+use ocl_data::{Draws, Purpose, RgbImage, decode};
 
 use crate::error::EvalError;
-
-/// Stream of draws; above `ocl-data`'s own.
-const DAMAGE: u64 = 0x726f;
 
 /// One damage of one strength.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,7 +28,7 @@ pub(crate) enum Corruption {
 /// greater share.
 pub(crate) fn kept(patches: usize, share: f64, sample: u64) -> Vec<u32> {
     let mut order: Vec<u32> = (0..patches as u32).collect();
-    Draws::new(0, 0, sample, DAMAGE).shuffle_front(&mut order, patches);
+    Draws::new(0, 0, sample, Purpose::Corruption).shuffle_front(&mut order, patches);
     let stay = patches - ((share * patches as f64).round() as usize).min(patches - 1);
     order.truncate(stay);
     order.sort_unstable();
@@ -55,7 +52,7 @@ impl Corruption {
         let pixels = &mut image.pixels;
         match self {
             Self::Noise(deviation) => {
-                let mut draws = Draws::new(1, 0, sample, DAMAGE);
+                let mut draws = Draws::new(1, 0, sample, Purpose::Corruption);
                 for value in pixels.iter_mut() {
                     // 1 - u lies in (0, 1], so that the logarithm is finite.
                     let (u, v) = (1.0 - draws.unit(), draws.unit());

@@ -1,6 +1,6 @@
 //! Few labels: logistic regression on a handful of images of each class, or on a share of all.
 
-use ocl_data::Draws;
+use ocl_data::{Draws, Purpose};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -46,9 +46,6 @@ impl FewShotConfig {
         Ok(())
     }
 }
-
-/// The stream of draws of this protocol; above `ocl-data`'s own.
-const PURPOSE: u64 = 0x6673;
 
 /// Fits a logistic regression (L2 penalty, as in MSN's low-shot protocol, arXiv 2204.07141) on a
 /// few labelled images of each class, drawn by each seed, and measures it on all of `test`.
@@ -118,7 +115,7 @@ fn choose(labels: &[u32], classes: usize, count: Count, seed: u64) -> Vec<usize>
             Count::Share(share) => (share * rows.len() as f64).round().max(1.0) as usize,
         }
         .min(rows.len());
-        Draws::new(seed, 0, class as u64, PURPOSE).shuffle_front(&mut rows, wanted);
+        Draws::new(seed, 0, class as u64, Purpose::FewShot).shuffle_front(&mut rows, wanted);
         chosen.extend_from_slice(&rows[..wanted]);
     }
     chosen

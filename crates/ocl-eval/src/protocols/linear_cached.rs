@@ -7,7 +7,7 @@
 //! training images, and trained again on all of them.
 
 use burn::tensor::Device;
-use ocl_data::Draws;
+use ocl_data::{Draws, Purpose};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -75,9 +75,6 @@ impl CachedConfig {
         self.batch.min(images.div_ceil(16)).max(1)
     }
 }
-
-/// Streams of draws of this protocol; above `ocl-data`'s own.
-const HELD_OUT: u64 = 0x6c68;
 
 /// Sweeps rates and decays on held-out training features, trains the best on all, measures it on
 /// `test`.
@@ -186,7 +183,7 @@ fn hold_out(labels: &[u32], classes: usize, share: f64, seed: u64) -> (Vec<u32>,
     for (class, mut rows) in of_class.into_iter().enumerate() {
         let wanted = (share * rows.len() as f64).round() as usize;
         let count = wanted.min(rows.len().saturating_sub(1));
-        Draws::new(seed, 0, class as u64, HELD_OUT).shuffle_front(&mut rows, count);
+        Draws::new(seed, 0, class as u64, Purpose::HeldOut).shuffle_front(&mut rows, count);
         held.extend_from_slice(&rows[..count]);
         fitting.extend_from_slice(&rows[count..]);
     }

@@ -7,7 +7,9 @@
 use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use ocl_data::{Keep, Loader, LoaderConfig, Order, Split, TrainView, View};
+use ocl_data::{
+    Augment, Filter, Keep, Loader, LoaderConfig, Order, Split, TrainCrop, TrainView, View,
+};
 use ocl_train::WarmupCosine;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -162,9 +164,13 @@ fn train(
     let view = View::Train(TrainView {
         geometry: reading.view.geometry,
         normalisation: reading.view.normalisation,
-        scale: config.crop_scale.into(),
-        ratio: config.crop_ratio.into(),
-        flip: config.flip,
+        crop: TrainCrop {
+            scale: config.crop_scale.into(),
+            ratio: config.crop_ratio.into(),
+            flip: config.flip,
+            filter: Filter::Bicubic,
+        },
+        augment: Augment::None,
         keep: Keep::All,
     });
     let loader = LoaderConfig {

@@ -107,24 +107,25 @@ pub(super) fn peak_bytes(plan: &Plan, chunk: usize, backend: Backend) -> u64 {
     let copies = if plan.micro_batch < plan.batch { 5 } else { 4 };
     let embeddings = 8 * plan.batch * sequences * model.width;
     let similarities = 6 * (plan.batch * plan.batch).min(ocl_loss::TILE);
-    let batches = BATCHES * plan.batch * kept(plan) * model.patch_len();
+    let batches = BATCHES * plan.batch * plan.view().image_len();
     let others = copies * plan.method.parameters(model) + embeddings + similarities + batches;
     (activations + 4 * others) as u64
 }
 
 /// A batch of the plan's shape with synthetic pixels.
 fn synthetic_batch(plan: &Plan, images: usize, kept: usize) -> Batch {
-    let patch_len = plan.model.patch_len();
-    let pixels = (0..images * kept * patch_len).map(|i| (i as f32 * 0.618).fract() - 0.5);
-    Batch {
-        epoch: 0,
-        index: 0,
+    let (patch_len, view) = (plan.model.patch_len(), plan.view());
+    let crops = view.crops();
+    let pixels = (0..images * view.image_len()).map(|i| (i as f32 * 0.618).fract() - 0.5);
+    let batch = Batch {
         samples: (0..images as u64).collect(),
-        labels: vec![],
         patches: pixels.collect(),
-        positions: (0..images * kept).map(|i| (i % kept) as u32).collect(),
+        positions: (0..images * crops * kept).map(|i| (i % kept) as u32).collect(),
         images,
+        crops,
         kept,
         patch_len,
-    }
+        ..Batch::default()
+    };
+    view.with_blocks(batch, plan.seed)
 }

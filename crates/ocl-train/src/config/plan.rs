@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ocl_data::{Geometry, Normalisation, SourceKind, TrainView, View};
+use ocl_data::{Geometry, Normalisation, SourceKind, TrainCrop, TrainView, View};
 use ocl_model::{Precision, VitConfig};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -167,9 +167,13 @@ impl Plan {
         View::Train(TrainView {
             geometry: self.geometry(),
             normalisation: self.normalisation(),
-            scale: self.data.crop_scale.into(),
-            ratio: self.data.crop_ratio.into(),
-            flip: self.data.flip,
+            crop: TrainCrop {
+                scale: self.data.crop_scale.into(),
+                ratio: self.data.crop_ratio.into(),
+                flip: self.data.flip,
+                filter: self.method.filter(),
+            },
+            augment: self.method.augment(),
             keep: self.method.keep(self.model.patches()),
         })
     }

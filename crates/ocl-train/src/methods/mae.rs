@@ -99,9 +99,9 @@ impl Mae {
         BlockShape { width: self.decoder_width, heads: self.decoder_heads, mlp_ratio }
     }
 
-    pub(super) fn keep(&self, _: usize) -> Keep {
+    pub(super) fn keep(&self, patches: usize) -> Keep {
         // All of them, in drawn order.
-        Keep::Random { mask_ratio: 0.0 }
+        Keep::Random { kept: patches }
     }
 
     pub(super) fn sequences(&self, patches: usize) -> (usize, usize) {

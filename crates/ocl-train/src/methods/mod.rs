@@ -15,7 +15,7 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use ocl_data::{Batch, Keep};
+use ocl_data::{Augment, Batch, Filter, Keep};
 use ocl_model::{
     ConfigError, NamedMapper, NamedVisitor, Precision, Vit, VitConfig, WeightsError, map_named,
     visit_named,
@@ -121,6 +121,20 @@ impl Method {
         match self {
             Self::Ocl(ocl) => ocl.keep(patches),
             Self::Mae(mae) => mae.keep(patches),
+        }
+    }
+
+    /// What resizing a crop weighs pixels with.
+    pub fn filter(&self) -> Filter {
+        match self {
+            Self::Ocl(_) | Self::Mae(_) => Filter::Bicubic,
+        }
+    }
+
+    /// What is done to the colours of a crop.
+    pub fn augment(&self) -> Augment {
+        match self {
+            Self::Ocl(_) | Self::Mae(_) => Augment::None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Occlusion-based contrastive learning: kept patches, two views, one encoder, one loss.
 
 use burn::tensor::{Int, Tensor};
-use ocl_data::{Batch, Keep, kept_patches};
+use ocl_data::{Batch, Keep};
 use ocl_loss::{TspSimilarity, agreement, contrastive_gradient, contrastive_loss};
 use ocl_model::{Vit, VitConfig};
 use serde::{Deserialize, Serialize};
@@ -36,12 +36,23 @@ impl Ocl {
         OclLearner { ocl: self, encoder }
     }
 
-    pub(super) fn keep(&self, _: usize) -> Keep {
-        Keep::Random { mask_ratio: self.mask_ratio }
+    /// Kept patches of `patches`: `K = floor(L (1 - r))`, rounded down to even, since the first half
+    /// is view 1 and the rest view 2.
+    ///
+    /// The product is taken in f64 as the authors' program does, so that 196 patches at 0.9 give 19
+    /// and then 18, not 20.
+    pub fn kept(&self, patches: usize) -> usize {
+        // A float-to-integer cast saturates, so that a ratio above 1 or NaN gives 0.
+        let kept = (patches as f64 * (1.0 - self.mask_ratio)) as usize;
+        kept.min(patches) / 2 * 2
+    }
+
+    pub(super) fn keep(&self, patches: usize) -> Keep {
+        Keep::Random { kept: self.kept(patches) }
     }
 
     pub(super) fn sequences(&self, patches: usize) -> (usize, usize) {
-        (2, 1 + kept_patches(patches, self.mask_ratio) / 2)
+        (2, 1 + self.kept(patches) / 2)
     }
 
     pub(super) fn macs_per_image(&self, model: &VitConfig) -> u64 {
@@ -52,7 +63,7 @@ impl Ocl {
     pub(super) fn describe(&self, patches: usize) -> String {
         format!(
             "OCL: 2 views of {} of {patches} patches (mask ratio {}), kappa {:.6}, temperature {}",
-            kept_patches(patches, self.mask_ratio) / 2,
+            self.kept(patches) / 2,
             self.mask_ratio,
             self.kappa,
             self.temperature
@@ -67,7 +78,7 @@ impl Ocl {
         if !(0.0..1.0).contains(&self.mask_ratio) {
             return Some(("mask_ratio", format!("{} is not in 0..1", self.mask_ratio)));
         }
-        if kept_patches(patches, self.mask_ratio) < 2 {
+        if self.kept(patches) < 2 {
             let reason = format!(
                 "{} of {patches} patches leaves fewer than the 2 that two views need",
                 self.mask_ratio
@@ -120,4 +131,28 @@ impl OclLearner {
 fn views(embeddings: Tensor<3>) -> [Tensor<2>; 2] {
     let [n, _, d] = embeddings.dims();
     [0, 1].map(|i| embeddings.clone().slice([0..n, i..i + 1]).reshape([n, d])) // [N, D]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patches_are_kept_as_the_authors_do() {
+        for (patches, mask_ratio, expected) in [
+            (196, 0.9, 18),
+            (196, 0.75, 48),
+            (256, 0.9, 24),
+            (64, 0.5, 32),
+            (64, 0.75, 16),
+            (49, 0.0, 48),
+            (49, 1.0, 0),
+            (49, 2.0, 0),
+            (49, f64::NAN, 0),
+            (4, -1.0, 4),
+        ] {
+            let ocl = Ocl { mask_ratio, kappa: 1.0 / 64.0, temperature: 0.07 };
+            assert_eq!(ocl.kept(patches), expected, "{patches} at {mask_ratio}");
+        }
+    }
 }

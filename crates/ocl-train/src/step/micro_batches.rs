@@ -63,20 +63,22 @@ impl Parts {
     /// The patches and positions of micro-batch `i`; labels and sample numbers stay behind. The
     /// only one of a batch is given away, not copied: it is asked for once.
     pub(super) fn get(&mut self, i: usize) -> Batch {
-        let Batch { epoch, index, kept, patch_len, .. } = self.batch;
+        let Batch { epoch, index, crops, kept, patch_len, .. } = self.batch;
         if self.len() == 1 {
             let patches = std::mem::take(&mut self.batch.patches);
             let positions = std::mem::take(&mut self.batch.positions);
             assert!(!patches.is_empty(), "the only micro-batch is asked for once");
-            let images = self.batch.images;
+            let (images, blocks) = (self.batch.images, self.batch.blocks.take());
             return Batch {
                 epoch,
                 index,
                 patches,
                 positions,
                 images,
+                crops,
                 kept,
                 patch_len,
+                blocks,
                 ..Batch::default()
             };
         }
@@ -85,11 +87,13 @@ impl Parts {
         Batch {
             epoch,
             index,
-            patches: self.batch.patches[values(kept * patch_len)].to_vec(),
-            positions: self.batch.positions[values(kept)].to_vec(),
+            patches: self.batch.patches[values(crops * kept * patch_len)].to_vec(),
+            positions: self.batch.positions[values(crops * kept)].to_vec(),
             images: images.len(),
+            crops,
             kept,
             patch_len,
+            blocks: self.batch.blocks.as_ref().map(|blocks| blocks.of_images(images)),
             ..Batch::default()
         }
     }

@@ -2,7 +2,7 @@
 
 use burn::module::Param;
 use burn::tensor::{DType, Device, FloatDType, Tensor};
-use ocl_data::{Batch, kept_patches};
+use ocl_data::Batch;
 use ocl_loss::TspSimilarity;
 use ocl_model::{
     NamedVisitor, Precision, Vit, VitConfig, apply_state, map_named, state_of, visit_named,
@@ -33,7 +33,7 @@ impl Case {
             kappa: golden.number("kappa"),
             temperature: golden.number("temperature"),
         };
-        let kept = kept_patches(config.patches(), ocl.mask_ratio);
+        let kept = ocl.kept(config.patches());
         assert_eq!(golden.tensors["input.ids_keep"].shape[2], kept, "{}", golden.name);
         Self { golden, config, ocl, kept }
     }

@@ -1,5 +1,5 @@
-//! From planes of luma and chroma to RGB: chroma is smoothed as libjpeg does ("fancy upsampling"), the
-//! colours are those of JFIF in libjpeg's fixed point.
+//! From planes of luma and chroma to RGB: chroma is smoothed as libjpeg does ("fancy upsampling"),
+//! the colours are those of JFIF in libjpeg's fixed point.
 
 use std::ops::Range;
 
@@ -27,7 +27,8 @@ pub(super) struct Smoother {
 }
 
 impl Smoother {
-    /// The columns `xs` of luma's row `y` of a plane that has a sample for `across` x `down` of luma.
+    /// The columns `xs` of luma's row `y` of a plane that has a sample for `across` x `down` of
+    /// luma.
     pub(super) fn row(
         &mut self,
         plane: &Plane,

@@ -55,8 +55,8 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// Reads the header. `None` for what is left to the full decoder: progressive, arithmetic, 12 bits,
-    /// several scans, other numbers of components or samplings, RGB, or damage.
+    /// Reads the header. `None` for what is left to the full decoder: progressive, arithmetic, 12
+    /// bits, several scans, other numbers of components or samplings, RGB, or damage.
     pub(super) fn read(bytes: &[u8]) -> Option<Frame> {
         let mut markers = Markers::new(bytes);
         let mut steps: [Option<[i16; 128]>; 4] = [None; 4];

@@ -7,8 +7,8 @@ use super::bits::Bits;
 
 /// Bits looked at in one look-up. 4,096 entries keep all tables of a file in the first-level cache.
 const LOOK: u32 = 12;
-/// Set in the length of a single symbol whose value reaches beyond `LOOK` bits; the length is then the
-/// code's alone, and 0 where not even that is known.
+/// Set in the length of a single symbol whose value reaches beyond `LOOK` bits; the length is then
+/// the code's alone, and 0 where not even that is known.
 const SPLIT: u32 = 0x80;
 /// Added to the advance by an end-of-block.
 pub(super) const END: u32 = 64;
@@ -28,13 +28,13 @@ pub(super) struct Symbol {
 pub(super) struct Table {
     /// Value, advance and length: 16, 8 and 8 bits; with `SPLIT`, the value's size in its place.
     single: Box<[u32; 1 << LOOK]>,
-    /// Advance and length of as many symbols as `LOOK` bits hold the codes of: 8 and 8 bits. The last
-    /// one's value may reach beyond these bits, since nobody wants to know it.
+    /// Advance and length of as many symbols as `LOOK` bits hold the codes of: 8 and 8 bits. The
+    /// last one's value may reach beyond these bits, since nobody wants to know it.
     many: Box<[u16; 1 << LOOK]>,
     /// Symbol and length of a code: 8 and 8 bits; 0 where it is longer than `LOOK`.
     codes: Box<[u16; 1 << LOOK]>,
-    /// For each length, the first code beyond those of the length (left-aligned in 16 bits), and what
-    /// added to a code gives the place of its symbol.
+    /// For each length, the first code beyond those of the length (left-aligned in 16 bits), and
+    /// what added to a code gives the place of its symbol.
     beyond: [u32; 17],
     offset: [i32; 17],
     symbols: [u8; 256],
@@ -54,7 +54,8 @@ impl Table {
         }
     }
 
-    /// From the content of a table's definition: 16 counts, then the symbols. `None` if it is no code.
+    /// From the content of a table's definition: 16 counts, then the symbols. `None` if it is no
+    /// code.
     fn fill(&mut self, definition: &[u8], is_dc: bool) -> Option<()> {
         let (counts, listed) = definition.split_at_checked(16)?;
         self.single.fill(SPLIT);

@@ -1,6 +1,6 @@
-//! The inverse transform of a block: Loeffler, Ligtenberg and Moschytz's eleven products ("Practical
-//! fast 1-D DCT algorithms with 11 multiplications", ICASSP 1989), in the fixed point that libjpeg
-//! uses for its accurate integer transform, so that both give the same levels.
+//! The inverse transform of a block: Loeffler, Ligtenberg and Moschytz's eleven products
+//! ("Practical fast 1-D DCT algorithms with 11 multiplications", ICASSP 1989), in the fixed point
+//! that libjpeg uses for its accurate integer transform, so that both give the same levels.
 
 /// A block's coefficients, one row after the other, and the place that nobody reads.
 pub(super) type Block = [i16; 65];
@@ -184,7 +184,7 @@ mod wide {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::Draws;
+    use crate::random::{Draws, Purpose};
 
     fn random_block(draws: &mut Draws) -> Block {
         let mut block = [0; 65];
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn wide_and_plain_are_equal() {
-        let mut draws = Draws::new(3, 0, 0, 300);
+        let mut draws = Draws::new(3, 0, 0, Purpose::Test);
         for case in 0..500 {
             let block = random_block(&mut draws);
             let (mut wide, mut plain) = ([0; 100], [0; 100]);
@@ -226,7 +226,7 @@ mod tests {
     /// Against the definition (ITU T.81, A.3.3).
     #[test]
     fn near_the_definition() {
-        let mut draws = Draws::new(4, 0, 0, 300);
+        let mut draws = Draws::new(4, 0, 0, Purpose::Test);
         let block = random_block(&mut draws);
         let mut made = [0; 64];
         levels(&block, &mut made, 8);

@@ -1,9 +1,10 @@
 //! JPEG decoding of some parts of an image.
 //!
-//! Entropy-coded bits can only be read in order, so every block before the last one wanted is passed
-//! over, several symbols in one look-up. Only blocks that a part touches are dequantised and
-//! transformed, only its pixels are smoothed and coloured. Restart markers make it possible to leave
-//! whole intervals unread. The levels are those of libjpeg, which the full decoder gives as well.
+//! Entropy-coded bits can only be read in order, so every block before the last one wanted is
+//! passed over, several symbols in one look-up. Only blocks that a part touches are dequantised and
+//! transformed, only its pixels are smoothed and coloured. Restart markers make it possible to
+//! leave whole intervals unread. The levels are those of libjpeg, which the full decoder gives as
+//! well.
 
 mod bits;
 mod colour;
@@ -44,10 +45,11 @@ struct Coding<'a> {
 }
 
 impl SparseDecoder {
-    /// Decodes `parts` (boxes of the upright image) into `image`, which then has the size of the whole
-    /// upright image; what lies in no part is unspecified.
+    /// Decodes `parts` (boxes of the upright image) into `image`, which then has the size of the
+    /// whole upright image; what lies in no part is unspecified.
     ///
-    /// Returns how long smoothing and colours took; `None` for a file that it does not serve or that is damaged: the full decoder has the last word.
+    /// Returns how long smoothing and colours took; `None` for a file that it does not serve or
+    /// that is damaged: the full decoder has the last word.
     pub(super) fn decode(
         &mut self,
         bytes: &[u8],

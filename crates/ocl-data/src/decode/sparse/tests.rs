@@ -5,7 +5,7 @@ use libjpeg_turbo_rs::{Encoder, PixelFormat, Subsampling};
 use super::SparseDecoder;
 use crate::decode::{ImageHeader, PartDecoder, decode};
 use crate::pixels::RgbImage;
-use crate::random::Draws;
+use crate::random::{Draws, Purpose};
 use crate::view::Crop;
 
 const SAMPLINGS: [Subsampling; 4] =
@@ -50,7 +50,7 @@ fn difference(made: &RgbImage, whole: &RgbImage, parts: &[Crop]) -> u8 {
 fn parts_equal_the_full_decoder() {
     let (mut decoder, mut image) = (SparseDecoder::default(), RgbImage::default());
     for case in 0..400 {
-        let mut draws = Draws::new(6, 0, case, 300);
+        let mut draws = Draws::new(6, 0, case, Purpose::Test);
         let (width, height) = (5 + draws.below(90), 1 + draws.below(90));
         let grey = draws.below(8) == 0;
         let (channels, format) =
@@ -87,7 +87,7 @@ fn parts_of_every_fixture() {
         let Ok(whole) = decode(&file) else { continue };
         let header = ImageHeader::read(&file).unwrap();
         for case in 0..40 {
-            let mut draws = Draws::new(7, 0, case, 300);
+            let mut draws = Draws::new(7, 0, case, Purpose::Test);
             let parts: Vec<Crop> = (0..1 + draws.below(3))
                 .map(|_| random_part(&mut draws, whole.width_px, whole.height_px))
                 .collect();
@@ -113,7 +113,7 @@ fn parts_of_every_fixture() {
 fn tables_are_replaced() {
     let mut decoder = SparseDecoder::default();
     for round in 0..12 {
-        let mut draws = Draws::new(8, 0, round % 6, 300);
+        let mut draws = Draws::new(8, 0, round % 6, Purpose::Test);
         let pixels = picture(&mut draws, 40, 40, 3);
         let encoder = Encoder::new(&pixels, 40, 40, PixelFormat::Rgb).quality(95);
         let file = encoder.optimize_huffman(true).encode().unwrap();
@@ -126,7 +126,7 @@ fn tables_are_replaced() {
 
 #[test]
 fn a_damaged_file_is_left_to_the_full_decoder() {
-    let mut draws = Draws::new(9, 0, 0, 300);
+    let mut draws = Draws::new(9, 0, 0, Purpose::Test);
     let pixels = picture(&mut draws, 64, 64, 3);
     let file = Encoder::new(&pixels, 64, 64, PixelFormat::Rgb).quality(90).encode().unwrap();
     let part = Crop { x_px: 40, y_px: 50, width_px: 9, height_px: 9 };
