@@ -45,7 +45,7 @@ pub enum RecipeError {
         name: String,
         /// The cause.
         #[source]
-        source: config::ConfigError,
+        source: Box<config::ConfigError>,
     },
 }
 
@@ -111,7 +111,10 @@ impl Layers<'_> {
     /// [`RecipeError`], naming the origin of what is wrong, and the nearest known key.
     pub fn read<T: DeserializeOwned>(self) -> Result<(T, SetKeys), RecipeError> {
         let Self { origin, text, known, environment, overrides } = self;
-        let content = |source| RecipeError::Content { name: origin.to_owned(), source };
+        let content = |source: config::ConfigError| RecipeError::Content {
+            name: origin.to_owned(),
+            source: Box::new(source),
+        };
         let file = config::File::from_str(text, config::FileFormat::Toml);
         let mut builder = config::Config::builder().add_source(file);
         let written = builder.build_cloned().map_err(content)?;
