@@ -1,4 +1,4 @@
-//! Fine-tuning as a program: begun, stopped, gone on with.
+//! Fine-tuning as a program: started, stopped, resumed.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -174,7 +174,7 @@ fn a_failed_beginning_leaves_nothing_to_stumble_over() {
 
 #[cfg(all(unix, feature = "flex"))]
 #[test]
-fn an_interrupted_run_goes_on_bit_for_bit() {
+fn an_interrupted_run_resumes_bit_for_bit() {
     let run = run_folder();
     let (whole, parts) = (run.path().join("whole"), run.path().join("parts"));
     let slow = ["--set", "train.epochs=40", "--set", "train.checkpoint_every_epochs=0.5"];
@@ -188,7 +188,7 @@ fn an_interrupted_run_goes_on_bit_for_bit() {
         .args(slow)
         .spawn()
         .unwrap();
-    // Once it has saved something, so that it goes on from the middle.
+    // Once it has saved something, so that it resumes in the middle.
     let saved = parts.join("seed-0/checkpoint.safetensors");
     for _ in 0..3000 {
         if saved.exists() {

@@ -7,8 +7,6 @@ use burn::tensor::{Device, Tensor, TensorData};
 use ocl_data::{Draws, Purpose};
 use ocl_model::{HostTensor, LayerNorm, Linear, Pooling, Vit, WeightsError, apply_state, state_of};
 
-use super::randaugment::normal;
-
 /// `logits = head(pool(encoder(x)))`: the class token after the encoder's norm, or the mean of the
 /// patch tokens after a norm of its own (MAE, arXiv 2111.06377, appendix A.1), which takes the
 /// encoder's place.
@@ -34,7 +32,7 @@ impl Classifier {
     ) -> Self {
         let width = vit.config().width;
         let mut draws = Draws::new(seed, 0, 0, Purpose::Head);
-        let weight = (0..width * classes).map(|_| (2e-5 * normal(&mut draws)) as f32).collect();
+        let weight = (0..width * classes).map(|_| (2e-5 * draws.normal()) as f32).collect();
         let param = |values: Vec<f32>| {
             let length = values.len();
             Param::from_tensor(Tensor::<1>::from_data(TensorData::new(values, [length]), device))

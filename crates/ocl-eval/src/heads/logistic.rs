@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use super::matrix::{Matrix, Threads, product};
+use super::matrix::{Matrix, Threads, gemm};
 
 /// Pairs of steps and gradient changes that L-BFGS remembers.
 const MEMORY: usize = 10;
@@ -121,7 +121,7 @@ impl Problem<'_> {
         let mut slopes = vec![0.0; self.classes * self.features];
         let residual = (Matrix::new(&residual, self.classes), &residual);
         let x = Matrix::new(self.x, self.features);
-        product(residual.0.transpose(), x, &mut slopes, Threads::All); // [C, F]
+        gemm(residual.0.transpose(), x, &mut slopes, Threads::All); // [C, F]
         let mut gradient = vec![0.0; weights.len()];
         let mut squares = 0.0;
         for class in 0..self.classes {
@@ -143,7 +143,7 @@ fn logits(x: &[f32], features: usize, weights: &[f32]) -> Vec<f32> {
     let matrix: Vec<f32> =
         weights.chunks_exact(features + 1).flat_map(|row| row[..features].to_vec()).collect();
     let mut out = vec![0.0; n * classes];
-    product(
+    gemm(
         Matrix::new(x, features),
         Matrix::new(&matrix, features).transpose(),
         &mut out,

@@ -8,6 +8,7 @@ use super::metrics::Tally;
 use crate::error::EvalError;
 use crate::features::Features;
 use crate::progress::Progress;
+use crate::text::counted;
 
 /// How heads are trained: by SGD with Nesterov momentum and rates that fall to zero by half a
 /// cosine.
@@ -38,7 +39,7 @@ pub(crate) struct Heads {
 }
 
 impl Heads {
-    /// Heads at zero, where each class is as likely; a convex problem needs no random beginning.
+    /// Heads at zero, where each class is as likely; a convex problem needs no random start.
     pub(crate) fn new(
         features: usize,
         classes: usize,
@@ -92,8 +93,8 @@ impl Heads {
                 self.step(x, y, share, momentum);
             }
             progress.line(|| {
-                let heads = self.heads;
-                format!("linear probe: {heads} heads, epoch {} / {}", epoch + 1, epochs)
+                let heads = counted(self.heads, "head", "heads");
+                format!("linear probe: {heads}, epoch {} / {epochs}", epoch + 1)
             });
         }
         let finite = host(self.weight.clone())?.iter().any(|value| value.is_finite());

@@ -1,4 +1,4 @@
-//! Products of host matrices, and the two scalings that protocols share.
+//! Gemm on host matrices, and the two scalings that protocols share.
 
 use gemm::Parallelism;
 use rayon::prelude::*;
@@ -38,10 +38,10 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Who computes a product.
+/// Which threads compute a gemm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Threads {
-    /// The calling thread alone, which is one of several that each have a product of their own.
+    /// The calling thread alone, which is one of several that each have a gemm of their own.
     One,
     /// All cores.
     All,
@@ -54,9 +54,9 @@ pub(crate) enum Threads {
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub(crate) fn product(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32], threads: Threads) {
+pub(crate) fn gemm(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32], threads: Threads) {
     assert_eq!(a.columns, b.rows, "columns of the left and rows of the right factor");
-    assert_eq!(out.len(), a.rows * b.columns, "values of the product");
+    assert_eq!(out.len(), a.rows * b.columns, "values of the result");
     let threads = match threads {
         Threads::One => Parallelism::None,
         Threads::All => Parallelism::Rayon(0),
@@ -153,14 +153,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn products_of_both_orientations() {
+    fn factors_of_both_orientations() {
         let a = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]; // [2, 3]
         let b = [1.0, 0.0, 2.0, -1.0, 1.0, 0.5]; // [2, 3]
         let mut out = [0.0; 4];
-        product(Matrix::new(&a, 3), Matrix::new(&b, 3).transpose(), &mut out, Threads::One);
+        gemm(Matrix::new(&a, 3), Matrix::new(&b, 3).transpose(), &mut out, Threads::One);
         assert_eq!(out, [7.0, 2.5, 16.0, 4.0]);
         let mut out = [0.0; 9];
-        product(Matrix::new(&a, 3).transpose(), Matrix::new(&b, 3), &mut out, Threads::All);
+        gemm(Matrix::new(&a, 3).transpose(), Matrix::new(&b, 3), &mut out, Threads::All);
         assert_eq!(out, [-3.0, 4.0, 4.0, -3.0, 5.0, 6.5, -3.0, 6.0, 9.0]);
     }
 

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::measured::{Measured, Score};
 use crate::features::Features;
-use crate::heads::{Matrix, Standard, Tally, Threads, product, unit_rows};
+use crate::heads::{Matrix, Standard, Tally, Threads, gemm, unit_rows};
 
 /// `[centroid]`: settings of the nearest class mean.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,7 +47,7 @@ pub(super) fn centroid(
     let means = unit_rows(&means, width);
     let mut cosines = vec![0.0; test.len() * classes];
     let (test_unit, means) = (Matrix::new(&test_unit, width), Matrix::new(&means, width));
-    product(test_unit, means.transpose(), &mut cosines, Threads::All); // [N, C]
+    gemm(test_unit, means.transpose(), &mut cosines, Threads::All); // [N, C]
     let mut known = vec![false; classes];
     train.labels().iter().for_each(|label| known[*label as usize] = true);
     for row in cosines.chunks_exact_mut(classes) {

@@ -1,6 +1,6 @@
 //! Clustering: k-means on unit features, its clusters against the labels.
 //!
-//! k-means is ours: a product of matrices and a mean, on the `gemm` that is there already. The
+//! k-means is ours: a gemm and a mean, on the crate `gemm` that is there already. The
 //! crate at hand for it, `linfa-clustering`, brings a second linear algebra, a second random
 //! generator and no measure of agreement with labels.
 
@@ -11,14 +11,14 @@ use serde_json::json;
 use super::measured::{Measured, Score};
 use crate::error::EvalError;
 use crate::features::Features;
-use crate::heads::{Matrix, Threads, product, unit_rows};
+use crate::heads::{Matrix, Threads, gemm, unit_rows};
 use crate::progress::Progress;
 
 /// `[clustering]`: settings of k-means.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClusteringConfig {
-    /// Beginnings for each seed, of which the one with the least inertia counts.
+    /// Restarts for each seed, of which the one with the least inertia counts.
     pub restarts: usize,
     /// At most so many rounds of Lloyd's algorithm.
     pub rounds: usize,
@@ -42,7 +42,7 @@ impl ClusteringConfig {
     }
 }
 
-/// k-means (Lloyd, begun by k-means++) of unit features into as many clusters as there are classes,
+/// k-means (Lloyd, initialised by k-means++) of unit features into as many clusters as there are classes,
 /// against the labels: normalised mutual information (arithmetic mean) and adjusted Rand index.
 pub(super) fn clustering(
     features: &Features,
@@ -58,14 +58,14 @@ pub(super) fn clustering(
     for &seed in seeds {
         let mut best: Option<(f64, Vec<u32>)> = None;
         for restart in 0..config.restarts {
-            progress.line(|| format!("clustering: seed {seed}, beginning {}", restart + 1));
+            progress.line(|| format!("clustering: seed {seed}, restart {}", restart + 1));
             let mut draws = Draws::new(seed, 0, restart as u64, Purpose::KMeans);
             let run = lloyd(&unit, width, clusters, config.rounds, &mut draws);
             if best.as_ref().is_none_or(|best| run.0 < best.0) {
                 best = Some(run);
             }
         }
-        let (_, assigned) = best.expect("there is at least one beginning");
+        let (_, assigned) = best.expect("there is at least one restart");
         let table = Contingency::of(&assigned, features.labels());
         information.push(table.information());
         rand.push(table.rand());
@@ -89,7 +89,7 @@ fn lloyd(x: &[f32], width: usize, k: usize, rounds: usize, draws: &mut Draws) ->
     let mut inertia = f64::INFINITY;
     let mut dots = vec![0.0; rows * k];
     for _ in 0..rounds {
-        product(
+        gemm(
             Matrix::new(x, width),
             Matrix::new(&centres, width).transpose(),
             &mut dots,
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn three_heaps_are_found() {
+    fn three_clusters_are_found() {
         let rows: Vec<f32> = (0..90)
             .flat_map(|i| {
                 let wave = 0.1 * (i as f32 * 1.7).sin();

@@ -1,11 +1,11 @@
-//! Damage to the pixels of a centre crop, in steps of severity.
+//! Corruptions of the pixels of a centre crop, in steps of severity.
 
 use libjpeg_turbo_rs::{PixelFormat, Subsampling, compress};
 use ocl_data::{Draws, Purpose, RgbImage, decode};
 
 use crate::error::EvalError;
 
-/// One damage of one strength.
+/// One corruption of one strength.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Corruption {
     /// Noise from `Normal(0, deviation)`, in units of 0..1, of each value.
@@ -36,7 +36,7 @@ pub(crate) fn kept(patches: usize, share: f64, sample: u64) -> Vec<u32> {
 }
 
 impl Corruption {
-    /// Damages the pixels of a square picture whose patches have `patch_px` a side. Dropped patches
+    /// Corrupts the pixels of a square picture whose patches have `patch_px` a side. Dropped patches
     /// are left to the caller, who shows them to nobody.
     ///
     /// # Errors
@@ -54,10 +54,7 @@ impl Corruption {
             Self::Noise(deviation) => {
                 let mut draws = Draws::new(1, 0, sample, Purpose::Corruption);
                 for value in pixels.iter_mut() {
-                    // 1 - u lies in (0, 1], so that the logarithm is finite.
-                    let (u, v) = (1.0 - draws.unit(), draws.unit());
-                    let normal = (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos();
-                    let noisy = f64::from(*value) + 255.0 * deviation * normal;
+                    let noisy = f64::from(*value) + 255.0 * deviation * draws.normal();
                     *value = noisy.round().clamp(0.0, 255.0) as u8;
                 }
             }
@@ -100,7 +97,7 @@ impl Corruption {
     }
 }
 
-/// One pass of a Gaussian along rows or columns; beyond the rim the last pixel goes on.
+/// One pass of a Gaussian along rows or columns; beyond the edge the last pixel is repeated.
 fn blur(pixels: &mut [u8], side: usize, deviation: f64, rows: bool) {
     let reach = (3.0 * deviation).ceil().max(1.0) as i64;
     let weight = |at: i64| (-0.5 * (at as f64 / deviation.max(1e-6)).powi(2)).exp();
@@ -141,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn more_damage_changes_more() {
+    fn a_stronger_corruption_changes_more() {
         for [less, more] in [
             [Corruption::Noise(0.05), Corruption::Noise(0.3)],
             [Corruption::Blur(0.3), Corruption::Blur(2.0)],

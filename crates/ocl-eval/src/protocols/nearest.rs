@@ -64,7 +64,7 @@ fn nearest_on_host(bank: &Features, queries: &Features, k: usize) -> Vec<Vec<Nei
                 let bank = &unit_bank[columns.start * width..columns.end * width];
                 let block = &mut block[..best.len() * columns.len()];
                 let (queries, bank) = (Matrix::new(queries, width), Matrix::new(bank, width));
-                heads::product(queries, bank.transpose(), block, Threads::One);
+                heads::gemm(queries, bank.transpose(), block, Threads::One);
                 for (best, row) in best.iter_mut().zip(block.chunks_exact(columns.len())) {
                     best.take(row, columns.start as u32);
                 }

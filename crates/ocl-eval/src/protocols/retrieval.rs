@@ -7,7 +7,7 @@ use serde_json::json;
 use super::measured::{Measured, Score};
 use crate::error::EvalError;
 use crate::features::Features;
-use crate::heads::{Matrix, Threads, product, unit_rows};
+use crate::heads::{Matrix, Threads, gemm, unit_rows};
 use crate::progress::Progress;
 
 /// `[retrieval]`: settings of retrieval.
@@ -61,7 +61,7 @@ pub(super) fn retrieval(
         .flat_map_iter(|(block, queries)| {
             let mut cosines = vec![0.0; queries.len() / width * labels.len()];
             let all = Matrix::new(&unit, width).transpose();
-            product(Matrix::new(queries, width), all, &mut cosines, Threads::One);
+            gemm(Matrix::new(queries, width), all, &mut cosines, Threads::One);
             let rows = cosines.chunks_exact(labels.len()).enumerate();
             rows.filter_map(|(i, row)| rank(row, labels, block * QUERIES + i)).collect::<Vec<_>>()
         })
