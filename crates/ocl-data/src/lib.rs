@@ -50,12 +50,15 @@ mod sample;
 mod source;
 mod view;
 
-pub use augment::{Augmentation, Augmenter, Jitter};
+pub use augment::{Augmentation, Augmenter, Jitter, Mix, SupervisedAugment};
 pub use blocks::{BlockMasks, Blocks};
 pub use decode::{ImageHeader, MAX_PIXELS, PartDecoder, decode};
 pub use error::{ImageError, LoaderError, SourceError};
 pub use geometry::{Geometry, MOST_CROP_PX, Normalisation};
-pub use loader::{Batch, Loader, LoaderConfig, Order, StageTimes};
+pub use loader::{
+    Batch, Loader, LoaderConfig, Order, StageTimes, SupervisedBatch, SupervisedConfig,
+    SupervisedLoader,
+};
 pub use pack::{PackOptions, Packed, pack};
 pub use patchify::patchify;
 pub use pixels::RgbImage;

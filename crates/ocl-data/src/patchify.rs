@@ -27,6 +27,22 @@ pub fn patchify(image: &RgbImage, geometry: Geometry, normalisation: &Normalisat
     patches
 }
 
+/// Cuts normalised pictures `[N, S, S, 3]` into patches, `[N, L, P * P * 3]`.
+pub(crate) fn cut(images: &[f32], geometry: Geometry) -> Vec<f32> {
+    let (side, patch) = (geometry.image_px as usize, geometry.patch_px as usize);
+    let mut out = Vec::with_capacity(images.len());
+    for image in images.chunks_exact(side * side * 3) {
+        for top in (0..side).step_by(patch) {
+            for left in (0..side).step_by(patch) {
+                for y in top..top + patch {
+                    out.extend_from_slice(&image[(y * side + left) * 3..][..patch * 3]);
+                }
+            }
+        }
+    }
+    out
+}
+
 /// One patch of a whole resized crop.
 pub(crate) struct PatchCut {
     /// Row-major position in the crop as it was made, that is before it is mirrored.

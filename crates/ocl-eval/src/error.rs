@@ -87,19 +87,6 @@ pub enum EvalError {
         /// The rate at its end.
         lr: f64,
     },
-    /// Too many images cannot be read.
-    #[error("{bad} images of the {split} split cannot be read, the last of them {name}")]
-    Image {
-        /// Which split.
-        split: ocl_data::Split,
-        /// How many so far.
-        bad: usize,
-        /// The last one.
-        name: String,
-        /// What is wrong with it.
-        #[source]
-        source: ocl_data::ImageError,
-    },
     /// The loss of a fine-tuning is NaN or infinite.
     #[error(
         "the loss is NaN or infinite at step {step}, at learning rate {lr}: lower optim.base_lr"

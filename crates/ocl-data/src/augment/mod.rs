@@ -2,7 +2,15 @@
 
 mod blur;
 mod colour;
+mod erase;
 mod hue;
+mod mix;
+mod randaugment;
+mod supervised;
+
+pub use mix::Mix;
+pub(crate) use supervised::ImageMaker;
+pub use supervised::SupervisedAugment;
 
 use crate::random::Draws;
 

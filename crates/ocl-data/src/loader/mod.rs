@@ -10,6 +10,7 @@ mod order;
 mod quarantine;
 mod room;
 mod stages;
+mod supervised;
 mod worker;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -22,6 +23,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 
 pub use config::{Batch, LoaderConfig, Order};
 pub use stages::StageTimes;
+pub use supervised::{SupervisedBatch, SupervisedConfig, SupervisedLoader};
 
 use crate::error::LoaderError;
 use crate::source::Source;

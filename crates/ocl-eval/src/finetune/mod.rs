@@ -5,16 +5,12 @@
 //! every draw is a function of the seed and the step, so that the result is that of an unbroken
 //! run. The accuracy is that of the last epoch, not the best one's on the test images.
 
-mod augment;
-mod batches;
 mod checkpoint;
 mod classifier;
 mod confusion;
 mod journal;
 mod measure;
-mod mix;
 mod plan;
-mod randaugment;
 mod recipe;
 mod seeds;
 mod train;

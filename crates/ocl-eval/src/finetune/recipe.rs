@@ -1,5 +1,6 @@
 //! The constants of a fine-tuning: what a user writes, in TOML.
 
+use ocl_data::{Mix, SupervisedAugment};
 use ocl_model::Pooling;
 use ocl_train::AdamWConfig;
 use serde::{Deserialize, Serialize};
@@ -21,53 +22,15 @@ const BUILT_IN: [(&str, &str); 4] = [
 #[serde(deny_unknown_fields)]
 pub struct FinetuneRecipe {
     /// What each image becomes.
-    pub augment: AugmentRecipe,
+    pub augment: SupervisedAugment,
     /// How images and labels are mixed.
-    pub mix: MixRecipe,
+    pub mix: Mix,
     /// The classifier.
     pub model: ClassifierRecipe,
     /// The optimiser and its schedule.
     pub optim: FinetuneOptim,
     /// Length, batch, checkpoints.
     pub train: FinetuneTrain,
-}
-
-/// `[augment]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AugmentRecipe {
-    /// Area of a random crop, as a share of the image: `[low, high]`.
-    pub crop_scale: [f64; 2],
-    /// Width over height of a random crop: `[low, high]`.
-    pub crop_ratio: [f64; 2],
-    /// Probability of a horizontal flip.
-    pub flip: f64,
-    /// Operations of RandAugment drawn for each image; 0 leaves it out.
-    pub randaugment_operations: usize,
-    /// Mean magnitude of an operation, 0 to 10.
-    pub randaugment_magnitude: f64,
-    /// Standard deviation of the magnitude.
-    pub randaugment_deviation: f64,
-    /// Probability that an operation is applied.
-    pub randaugment_probability: f64,
-    /// Probability that a box of the image is erased.
-    pub erase: f64,
-}
-
-/// `[mix]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MixRecipe {
-    /// Alpha of mixup's beta distribution; 0 leaves it out.
-    pub mixup: f64,
-    /// Alpha of cutmix's beta distribution; 0 leaves it out.
-    pub cutmix: f64,
-    /// Probability that a batch is mixed at all.
-    pub probability: f64,
-    /// Where both are on, the probability of cutmix.
-    pub cutmix_share: f64,
-    /// Share of a label that goes to all classes alike.
-    pub label_smoothing: f64,
 }
 
 /// `[model]`

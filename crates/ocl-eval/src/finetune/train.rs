@@ -2,17 +2,15 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax};
-use ocl_data::Split;
+use ocl_data::{Split, SupervisedBatch, SupervisedConfig, SupervisedLoader};
 use ocl_model::{OpenOptions, Vit, classifier_bytes, open_weights};
 use ocl_train::{AdamW, LayerDecay, WarmupCosine};
 
-use super::augment::Augment;
-use super::batches::{Batches, Maker, TrainBatch};
 use super::checkpoint::{self, Checkpoint};
 use super::classifier::Classifier;
 use super::journal::Log;
@@ -51,8 +49,8 @@ pub(super) fn train(
         path: folder.to_owned(),
         source,
     })?;
-    let maker = maker(plan, data, seed)?;
-    let per_epoch = maker.steps_per_epoch();
+    let config = loader_config(plan, data, seed, workers)?;
+    let per_epoch = config.steps_per_epoch();
     let last = per_epoch * plan.recipe.train.epochs;
     let every =
         (plan.recipe.train.checkpoint_every_epochs * per_epoch as f64).round().max(1.0) as u64;
@@ -64,7 +62,10 @@ pub(super) fn train(
         epochs: plan.recipe.train.epochs as f64,
     };
     let mut log = Log::open(folder, run.step)?;
-    let mut batches = Batches::start(maker, run.step, last)?;
+    let unreadable = |source| EvalError::Loader { split: Split::Train, source };
+    let source = Arc::clone(data.split(Split::Train));
+    let mut batches =
+        SupervisedLoader::start(source, config, run.step..last).map_err(unreadable)?;
     let (mut losses, mut first_loss_step) = (vec![], run.step);
     let mut train_loss = f64::NAN;
     progress.begin();
@@ -73,7 +74,7 @@ pub(super) fn train(
         let epoch = run.step as f64 / per_epoch as f64;
         let (images, lr) = (plan.recipe.train.batch, schedule.at(epoch));
         let loss;
-        (run, loss) = run.step(batch?, lr);
+        (run, loss) = run.step(batch.map_err(unreadable)?, lr);
         losses.push(loss);
         let done = run.step;
         let ends = done % per_epoch == 0 || done % every == 0 || done == last;
@@ -109,34 +110,34 @@ pub(super) fn train(
 
 /// Whether the data fit the plan: said before anything is written.
 pub(super) fn check(plan: &FinetunePlan, data: &Labelled) -> Result<(), EvalError> {
-    maker(plan, data, 0).map(drop)
+    loader_config(plan, data, 0, 1).map(drop)
 }
 
-fn maker(plan: &FinetunePlan, data: &Labelled, seed: u64) -> Result<Maker, EvalError> {
-    let source = Arc::clone(data.split(Split::Train));
-    let samples = data
-        .sample(Split::Train, plan.max_train)
-        .unwrap_or_else(|| (0..source.len() as u32).collect());
+fn loader_config(
+    plan: &FinetunePlan,
+    data: &Labelled,
+    seed: u64,
+    workers: usize,
+) -> Result<SupervisedConfig, EvalError> {
+    let images = data.split(Split::Train).len() as u32;
+    let samples =
+        data.sample(Split::Train, plan.max_train).unwrap_or_else(|| (0..images).collect());
     let batch = plan.recipe.train.batch;
     if samples.len() < batch {
         let reason = format!("{batch} is more than the {} training images", samples.len());
         return Err(EvalError::Setting { setting: "train.batch", reason });
     }
-    let augment = Augment {
-        recipe: plan.recipe.augment.clone(),
+    Ok(SupervisedConfig {
         geometry: geometry(&plan.model),
         normalisation: plan.normalisation(),
-        seed,
-    };
-    Ok(Maker {
-        source,
-        samples: Arc::new(samples),
-        augment,
+        augment: plan.recipe.augment.clone(),
         mix: plan.recipe.mix.clone(),
         classes: data.classes(),
+        samples,
         batch,
+        workers,
+        seed,
         max_bad_share: plan.max_bad_share,
-        bad: Arc::new(Mutex::default()),
     })
 }
 
@@ -197,7 +198,7 @@ impl<'a> Run<'a> {
     }
 
     /// Forward, backward, update; gives the batch's loss before the update, `[1]`.
-    fn step(self, batch: TrainBatch, lr: f64) -> (Self, Tensor<1>) {
+    fn step(self, batch: SupervisedBatch, lr: f64) -> (Self, Tensor<1>) {
         let Self { classifier, mut optimizer, step, .. } = self;
         let model = &self.plan.model;
         let device = classifier.vit.device();

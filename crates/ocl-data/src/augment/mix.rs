@@ -1,36 +1,54 @@
 //! Mixup (arXiv 1710.09412) and cutmix (arXiv 1905.04899): image `i` of a batch with image `N - 1 - i`, and
 //! their labels in the same proportion.
 
-use ocl_data::Draws;
+use serde::{Deserialize, Serialize};
 
-use super::recipe::MixRecipe;
+use crate::random::Draws;
 
-/// Mixes normalised pictures `[N, S, S, 3]` in place and gives their targets `[N, C]`.
-pub(crate) fn mix(
-    images: &mut [f32],
-    side: usize,
-    labels: &[u32],
-    classes: usize,
-    recipe: &MixRecipe,
-    draws: &mut Draws,
-) -> Vec<f32> {
-    let n = labels.len();
-    let own = draw(images, side, n, recipe, draws);
-    let mut targets = vec![recipe.label_smoothing as f32 / classes as f32; n * classes];
-    let label = 1.0 - recipe.label_smoothing;
-    for i in 0..n {
-        let row = &mut targets[i * classes..][..classes];
-        row[labels[i] as usize] += (own * label) as f32;
-        row[labels[n - 1 - i] as usize] += ((1.0 - own) * label) as f32;
+/// How the images of a batch are mixed, with the keys of a recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mix {
+    /// Alpha of mixup's beta distribution; 0 leaves it out.
+    pub mixup: f64,
+    /// Alpha of cutmix's beta distribution; 0 leaves it out.
+    pub cutmix: f64,
+    /// Probability that a batch is mixed at all.
+    pub probability: f64,
+    /// Where both are on, the probability of cutmix.
+    pub cutmix_share: f64,
+    /// Share of a label that goes to all classes alike.
+    pub label_smoothing: f64,
+}
+
+impl Mix {
+    /// Mixes normalised pictures `[N, S, S, 3]` in place and gives their targets `[N, C]`.
+    pub(crate) fn apply(
+        &self,
+        images: &mut [f32],
+        side: usize,
+        labels: &[u32],
+        classes: usize,
+        draws: &mut Draws,
+    ) -> Vec<f32> {
+        let n = labels.len();
+        let own = draw(images, side, n, self, draws);
+        let mut targets = vec![self.label_smoothing as f32 / classes as f32; n * classes];
+        let label = 1.0 - self.label_smoothing;
+        for i in 0..n {
+            let row = &mut targets[i * classes..][..classes];
+            row[labels[i] as usize] += (own * label) as f32;
+            row[labels[n - 1 - i] as usize] += ((1.0 - own) * label) as f32;
+        }
+        targets
     }
-    targets
 }
 
 /// Mixes, and gives the share that each image kept.
-fn draw(images: &mut [f32], side: usize, n: usize, recipe: &MixRecipe, draws: &mut Draws) -> f64 {
-    let mixed = draws.unit() < recipe.probability;
-    let by_cutmix = match (recipe.mixup > 0.0, recipe.cutmix > 0.0) {
-        (true, true) => draws.unit() < recipe.cutmix_share,
+fn draw(images: &mut [f32], side: usize, n: usize, mix: &Mix, draws: &mut Draws) -> f64 {
+    let mixed = draws.unit() < mix.probability;
+    let by_cutmix = match (mix.mixup > 0.0, mix.cutmix > 0.0) {
+        (true, true) => draws.unit() < mix.cutmix_share,
         (mixup, cutmix) => {
             if !(mixup || cutmix) || !mixed {
                 return 1.0;
@@ -42,7 +60,7 @@ fn draw(images: &mut [f32], side: usize, n: usize, recipe: &MixRecipe, draws: &m
         return 1.0;
     }
     if by_cutmix {
-        let own = beta(recipe.cutmix, draws);
+        let own = beta(mix.cutmix, draws);
         let cut = (side as f64 * (1.0 - own).sqrt()) as usize;
         let at = |centre: u32| {
             let low = (centre as usize).saturating_sub(cut / 2);
@@ -58,7 +76,7 @@ fn draw(images: &mut [f32], side: usize, n: usize, recipe: &MixRecipe, draws: &m
         // The box may reach over the rim: what counts is what was swapped.
         return 1.0 - (columns.len() * rows.len()) as f64 / (side * side) as f64;
     }
-    let own = beta(recipe.mixup, draws);
+    let own = beta(mix.mixup, draws);
     let (kept, other) = (own as f32, (1.0 - own) as f32);
     pairs(images, n, |a, b| {
         for (a, b) in a.iter_mut().zip(b) {
@@ -90,18 +108,18 @@ fn beta(alpha: f64, draws: &mut Draws) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ocl_data::Purpose;
+    use crate::random::Purpose;
 
-    fn recipe(mixup: f64, cutmix: f64) -> MixRecipe {
-        MixRecipe { mixup, cutmix, probability: 1.0, cutmix_share: 0.5, label_smoothing: 0.1 }
+    fn recipe(mixup: f64, cutmix: f64) -> Mix {
+        Mix { mixup, cutmix, probability: 1.0, cutmix_share: 0.5, label_smoothing: 0.1 }
     }
 
     /// Two pictures, all 0 and all 1, of classes 0 and 2.
-    fn run(recipe: &MixRecipe, sample: u64) -> (Vec<f32>, Vec<f32>) {
+    fn run(recipe: &Mix, sample: u64) -> (Vec<f32>, Vec<f32>) {
         let mut images = vec![0.0; 64 * 3];
         images.extend(vec![1.0; 64 * 3]);
-        let targets =
-            mix(&mut images, 8, &[0, 2], 4, recipe, &mut Draws::new(0, 0, sample, Purpose::Test));
+        let mut draws = Draws::new(0, 0, sample, Purpose::Test);
+        let targets = recipe.apply(&mut images, 8, &[0, 2], 4, &mut draws);
         (images, targets)
     }
 
@@ -124,7 +142,7 @@ mod tests {
         let (images, targets) = run(&recipe(0.0, 0.0), 0);
         assert_eq!((images[0], images[192]), (0.0, 1.0));
         assert!((targets[0] - 0.925).abs() < 1e-6 && (targets[1] - 0.025).abs() < 1e-6);
-        let never = MixRecipe { probability: 0.0, ..recipe(0.8, 1.0) };
+        let never = Mix { probability: 0.0, ..recipe(0.8, 1.0) };
         assert_eq!(run(&never, 1).0, images);
     }
 

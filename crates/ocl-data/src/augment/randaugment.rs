@@ -3,38 +3,31 @@
 //! Fifteen operations with the ranges that fine-tuning recipes name `rand-m9-mstd0.5-inc1`: a greater
 //! magnitude always changes more. Fifteen short functions of a picture, each tested by what it must do.
 
-use ocl_data::Draws;
-
-use super::recipe::AugmentRecipe;
+use super::supervised::SupervisedAugment;
+use crate::random::Draws;
 
 /// Operations there are.
 const OPERATIONS: u32 = 15;
 
-/// Applies the recipe's operations to a picture `[side, side, 3]`; `fill` is what comes in from outside.
-pub(crate) fn randaugment(
+/// Applies the operations drawn to a picture `[side, side, 3]`; `fill` is what comes in from outside.
+pub(super) fn randaugment(
     pixels: &mut Vec<u8>,
     side: usize,
     fill: [u8; 3],
-    recipe: &AugmentRecipe,
+    augment: &SupervisedAugment,
     draws: &mut Draws,
 ) {
-    for _ in 0..recipe.randaugment_operations {
+    for _ in 0..augment.randaugment_operations {
         let operation = draws.below(OPERATIONS);
-        let applied = draws.unit() < recipe.randaugment_probability;
-        let magnitude = recipe.randaugment_magnitude + recipe.randaugment_deviation * normal(draws);
+        let applied = draws.unit() < augment.randaugment_probability;
+        let magnitude =
+            augment.randaugment_magnitude + augment.randaugment_deviation * draws.normal();
         let level = magnitude.clamp(0.0, 10.0) / 10.0;
         let sign = if draws.unit() < 0.5 { -1.0 } else { 1.0 };
         if applied {
             apply(operation, pixels, side, fill, level, sign);
         }
     }
-}
-
-/// A draw from `Normal(0, 1)` by the Box-Muller transform.
-pub(crate) fn normal(draws: &mut Draws) -> f64 {
-    // 1 - u lies in (0, 1], so that the logarithm is finite.
-    let (u, v) = (1.0 - draws.unit(), draws.unit());
-    (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
 }
 
 fn apply(operation: u32, pixels: &mut Vec<u8>, side: usize, fill: [u8; 3], level: f64, sign: f64) {
@@ -88,7 +81,7 @@ fn apply(operation: u32, pixels: &mut Vec<u8>, side: usize, fill: [u8; 3], level
 }
 
 /// ITU-R 601-2, as Pillow turns colour to grey.
-pub(crate) fn luma(pixel: &[u8]) -> f64 {
+fn luma(pixel: &[u8]) -> f64 {
     0.299 * f64::from(pixel[0]) + 0.587 * f64::from(pixel[1]) + 0.114 * f64::from(pixel[2])
 }
 
