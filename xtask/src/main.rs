@@ -57,7 +57,7 @@ const COMMANDS: &[Entry] = &[
     },
     Entry {
         name: "export",
-        does: "a run's encoder as a folder that timm and Hugging Face load",
+        does: "an encoder, fine-tuned or not, as a folder that timm and Hugging Face load",
         example: "cargo xtask export --run runs/NAME --out encoder/",
         run: exchange::export,
     },
@@ -90,6 +90,12 @@ const COMMANDS: &[Entry] = &[
         does: "train the whole encoder of a run on labels; --resume goes on",
         example: "cargo xtask finetune --run runs/NAME --data photos/ --seeds 3",
         run: programs::finetune,
+    },
+    Entry {
+        name: "predict",
+        does: "classes of images with their probabilities, by a fine-tuned encoder",
+        example: "cargo xtask predict photos/ --weights finetuned.safetensors --format csv",
+        run: programs::predict,
     },
     Entry {
         name: "replay",

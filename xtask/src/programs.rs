@@ -63,6 +63,11 @@ pub(crate) fn finetune(args: Vec<OsString>) -> Result<(), Failure> {
     evaluate("finetune", args)
 }
 
+/// `cargo xtask predict`.
+pub(crate) fn predict(args: Vec<OsString>) -> Result<(), Failure> {
+    evaluate("predict", args)
+}
+
 /// `cargo xtask neighbours`.
 pub(crate) fn neighbours(args: Vec<OsString>) -> Result<(), Failure> {
     evaluate("neighbours", args)

@@ -10,6 +10,7 @@ use ocl_train::Backend;
 
 use crate::embedding::{EmbedArgs, NeighboursArgs};
 use crate::exchange::{ExportArgs, ImportArgs};
+use crate::predicting::PredictArgs;
 
 /// What a representation is worth.
 #[derive(Debug, Parser)]
@@ -35,8 +36,10 @@ pub(crate) enum Command {
     Embed(EmbedArgs),
     /// Nearest neighbours of query images, as a picture
     Neighbours(NeighboursArgs),
-    /// A run's encoder as a folder that timm and Hugging Face load
+    /// An encoder or classifier as a folder that timm and Hugging Face load
     Export(ExportArgs),
+    /// Classes of images, by a fine-tuned classifier
+    Predict(PredictArgs),
     /// Any program's weights as such a folder, after checking that they are an encoder
     Import(ImportArgs),
 }

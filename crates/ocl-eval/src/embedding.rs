@@ -7,10 +7,10 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use ocl_data::{Source, SourceKind, Split, decode};
 use ocl_eval::{
-    Embedding, Features, Preparation, Progress, Run, Subject, WeightsRecord, default_encode_batch,
+    Embedding, Encoder, Features, Progress, WeightsRecord, choose_encoder, default_encode_batch,
     embed, feature_of, nearest, read_features, write_grid,
 };
-use ocl_model::{OpenOptions, Pooling, Vit, preprocessing_of, weights_file};
+use ocl_model::{OpenOptions, Pooling};
 
 use crate::cli::Common;
 
@@ -39,7 +39,7 @@ pub(crate) struct EmbedArgs {
     data: String,
     #[command(flatten)]
     encoder: EncoderArgs,
-    /// The file, .npy, .safetensors or .parquet; an interrupted one is gone on with
+    /// The file, .npy, .safetensors or .parquet; an interrupted one is resumed
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// cls (class token), mean (of the patch tokens) or patches (all of them)
@@ -72,43 +72,20 @@ pub(crate) struct NeighboursArgs {
 }
 
 /// An encoder and the images it is shown.
-struct Opened {
-    vit: Box<Vit>,
-    weights: PathBuf,
-    preparation: Preparation,
-    source: Arc<Source>,
-}
-
-fn open(args: &EncoderArgs, data: &str) -> Result<Opened> {
+fn open(args: &EncoderArgs, data: &str) -> Result<(Encoder, Arc<Source>)> {
     let device = args.common.backend.device()?;
-    let run = args.run.as_deref().map(Run::open).transpose()?;
-    let own = run.as_ref().map(Run::final_weights);
-    let weights = args.weights.as_deref().map(weights_file).or(own).context("no weights")?;
-    let options = OpenOptions::default();
-    let subject = match &run {
-        // Says what to do when the run has not ended.
-        Some(run) => run.trained(&weights, &options, &device)?,
-        None => Subject::load(&weights, &options, &device)?,
-    };
-    let Subject::Trained(vit) = subject else { bail!("{} is no encoder", weights.display()) };
-    let geometry = ocl_eval::geometry(vit.config());
-    let mut preparation = match &run {
-        Some(run) => Preparation { geometry, ..run.preparation() },
-        None => Preparation::imagenet(geometry),
-    };
-    if let (None, Some(says)) = (&run, preprocessing_of(&weights)) {
-        preparation = preparation.with(says);
-    }
-    preparation.workers = args.common.workers.unwrap_or(preparation.workers);
+    let (run, weights) = (args.run.as_deref(), args.weights.as_deref());
+    let mut encoder = choose_encoder(run, weights, &OpenOptions::default(), &device)?;
+    let workers = &mut encoder.preparation.workers;
+    *workers = args.common.workers.unwrap_or(*workers);
     let split = if args.test { Split::Test } else { Split::Train };
-    let source = Arc::new(Source::open(data, args.data_kind, split)?);
-    Ok(Opened { vit, weights, preparation, source })
+    Ok((encoder, Arc::new(Source::open(data, args.data_kind, split)?)))
 }
 
 /// Runs `embed`.
 pub(crate) fn run_embed(args: &EmbedArgs) -> Result<()> {
     let device = args.encoder.common.backend.device()?;
-    let Opened { vit, weights, preparation, source } = open(&args.encoder, &args.data)?;
+    let (Encoder { vit, weights, preparation, .. }, source) = open(&args.encoder, &args.data)?;
     let reading = preparation.reading(default_encode_batch(args.encoder.common.backend));
     let digest = WeightsRecord::of(&weights)?.sha256;
     let mut progress = Progress::stderr();
@@ -124,7 +101,7 @@ pub(crate) fn run_embed(args: &EmbedArgs) -> Result<()> {
 /// Runs `neighbours`.
 pub(crate) fn run_neighbours(args: &NeighboursArgs) -> Result<()> {
     let device = args.encoder.common.backend.device()?;
-    let Opened { vit, weights, preparation, source } = open(&args.encoder, &args.data)?;
+    let (Encoder { vit, weights, preparation, .. }, source) = open(&args.encoder, &args.data)?;
     let reading = preparation.reading(default_encode_batch(args.encoder.common.backend));
     let mut progress = Progress::stderr();
     let bank = match &args.features {

@@ -1,27 +1,25 @@
 //! `export` and `import`: weights between programs.
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use ocl_eval::Run;
-use ocl_model::{
-    OpenOptions, OpenedWeights, Pooling, Preprocessing, export_folder, open_weights, weights_file,
-};
+use ocl_eval::{Encoder, choose_encoder, open_encoder};
+use ocl_model::{OpenOptions, Pooling, export_folder};
 use ocl_train::Backend;
 
 #[derive(Args, Debug)]
 pub(crate) struct ExportArgs {
     /// Run folder that pretrain made
-    #[arg(long, value_name = "RUN")]
-    run: PathBuf,
-    /// Weights of the encoder [default: RUN/encoder.safetensors]
+    #[arg(long, value_name = "RUN", required_unless_present = "weights")]
+    run: Option<PathBuf>,
+    /// Weights, fine-tuned ones too [default: RUN/encoder.safetensors]
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
-    /// What features are to be for who loads the folder: cls or mean
-    #[arg(long, default_value_t = Pooling::Cls)]
-    pool: Pooling,
+    /// What features are to be for who loads the folder: cls or mean [default: as the weights say]
+    #[arg(long)]
+    pool: Option<Pooling>,
     #[command(flatten)]
     to: Target,
 }
@@ -51,47 +49,32 @@ struct Target {
     backend: Backend,
 }
 
-/// ImageNet's, as torchvision states them, and the usual 256 px before the cut of 224.
-const IMAGENET: Preprocessing = Preprocessing {
-    mean: [0.485, 0.456, 0.406],
-    std: [0.229, 0.224, 0.225],
-    crop_ratio: 224.0 / 256.0,
-};
-
-/// Writes a run's encoder for other programs.
+/// Writes a run's encoder, or a fine-tuned one, for other programs.
 pub(crate) fn export(args: &ExportArgs) -> Result<()> {
-    let run = Run::open(&args.run)?;
-    let preparation = run.preparation();
-    let how = Preprocessing {
-        mean: preparation.normalisation.mean,
-        std: preparation.normalisation.std,
-        crop_ratio: 1.0 / preparation.resize_ratio,
-    };
-    let weights = args.weights.clone().unwrap_or_else(|| run.final_weights());
-    let mut opened = open(&weights, None, &args.to)?;
-    opened.pooling = args.pool;
-    write(&opened, &args.to, &how)
+    let options = OpenOptions { heads: None, image_px: args.to.image_px };
+    let device = args.to.backend.device()?;
+    let (run, weights) = (args.run.as_deref(), args.weights.as_deref());
+    let mut encoder = choose_encoder(run, weights, &options, &device)?;
+    encoder.pooling = args.pool.unwrap_or(encoder.pooling);
+    write(&encoder, &args.to)
 }
 
 /// Writes any program's weights as ours and timm's.
 pub(crate) fn import(args: &ImportArgs) -> Result<()> {
-    let opened = open(&weights_file(&args.weights), args.heads, &args.to)?;
-    if opened.preprocessing.is_none() {
+    let options = OpenOptions { heads: args.heads, image_px: args.to.image_px };
+    let encoder = open_encoder(&args.weights, &options, &args.to.backend.device()?)?;
+    write(&encoder, &args.to)
+}
+
+fn write(encoder: &Encoder, to: &Target) -> Result<()> {
+    if !encoder.preparation_said {
         eprintln!(
             "note: nothing says how images were prepared; ImageNet's mean and deviation are written"
         );
     }
-    write(&opened, &args.to, &opened.preprocessing.unwrap_or(IMAGENET))
-}
-
-fn open(weights: &Path, heads: Option<usize>, to: &Target) -> Result<OpenedWeights> {
-    let options = OpenOptions { heads, image_px: to.image_px };
-    Ok(open_weights(weights, &options, &to.backend.device()?)?)
-}
-
-fn write(opened: &OpenedWeights, to: &Target, how: &Preprocessing) -> Result<()> {
-    let OpenedWeights { vit, pooling, head, classes, ignored, .. } = opened;
-    export_folder(&to.out, vit, head.as_ref(), *pooling, how, classes)?;
+    let Encoder { vit, pooling, head, classes, ignored, .. } = encoder;
+    let how = encoder.preprocessing();
+    export_folder(&to.out, vit, head.as_ref(), *pooling, &how, classes)?;
     let folder = std::path::absolute(&to.out).context("the folder has no absolute path")?;
     let shape = vit.config();
     let mut text = format!(

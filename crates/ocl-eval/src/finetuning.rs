@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, bail};
-use ocl_data::{Geometry, SourceKind};
+use ocl_data::SourceKind;
 use ocl_eval::{
-    FinetunePlan, FinetuneRecipe, Preparation, Progress, Run, WeightsRecord, append_results,
+    FinetunePlan, FinetuneRecipe, Progress, Run, WeightsRecord, append_results, choose_encoder,
     finetune,
 };
-use ocl_model::{OpenOptions, open_weights};
+use ocl_model::OpenOptions;
 use ocl_train::stop_on_signals;
 
 use crate::cli::FinetuneArgs;
@@ -50,31 +50,14 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<bool> {
 fn fresh(args: &FinetuneArgs) -> Result<(FinetunePlan, PathBuf)> {
     let recipe = FinetuneRecipe::load(&args.recipe, &args.overrides)?;
     let device = args.common.backend.device()?;
-    let run = args.run.as_deref().map(Run::open).transpose()?;
-    let from = match (&run, &args.weights) {
-        _ if args.scratch => None,
-        (_, Some(weights)) => Some(weights.clone()),
-        (Some(run), None) => {
-            // Says what to do when the run has not ended.
-            run.trained(&run.final_weights(), &OpenOptions::default(), &device)?;
-            Some(run.final_weights())
-        }
-        (None, None) => bail!("neither --run nor --weights is given"),
-    };
-    let mut preparation = match &run {
-        Some(run) => run.preparation(),
-        None => Preparation::imagenet(Geometry { image_px: 224, patch_px: 16 }),
-    };
-    let model = match (&from, &run) {
-        (Some(path), _) => {
-            let opened = open_weights(path, &OpenOptions::default(), &device)?;
-            if let (None, Some(own)) = (&run, opened.preprocessing) {
-                preparation = preparation.with(own);
-            }
-            opened.vit.config().clone()
-        }
-        (None, Some(run)) => run.plan.model.clone(),
-        (None, None) => bail!("--scratch needs --run, which says what encoder"),
+    let (run, weights) = (args.run.as_deref(), args.weights.as_deref());
+    let (from, model, preparation, run) = if args.scratch {
+        let run = Run::open(run.context("--scratch needs --run, which says what encoder")?)?;
+        (None, run.plan.model.clone(), run.preparation(), Some(run))
+    } else {
+        let encoder = choose_encoder(run, weights, &OpenOptions::default(), &device)?;
+        let model = encoder.vit.config().clone();
+        (Some(encoder.weights), model, encoder.preparation, encoder.run)
     };
     let plan = run.as_ref().map(|run| &run.plan.data);
     let kind = match (&args.data, args.data_kind, plan) {

@@ -29,8 +29,8 @@ mod text;
 pub use error::EvalError;
 pub use features::{
     Embedding, Encoder, ExtractConfig, Extraction, Extractor, Features, Labelled, Material,
-    Preparation, Run, Splits, Subject, WeightsRecord, default_encode_batch, embed, extract,
-    feature_of, features, geometry, open_encoder, read_features,
+    Preparation, Run, Splits, Subject, WeightsRecord, choose_encoder, default_encode_batch, embed,
+    extract, feature_of, features, geometry, open_encoder, read_features,
 };
 pub use finetune::{FinetunePlan, FinetuneRecipe, Finetuned, finetune};
 pub use heads::{BatchNorm, Head, Lars};

@@ -4,6 +4,7 @@ mod cli;
 mod embedding;
 mod exchange;
 mod finetuning;
+mod predicting;
 mod prepared;
 
 use std::fmt::Write as _;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         Command::Report(args) => write_report(&args),
         Command::Export(args) => exchange::export(&args),
         Command::Import(args) => exchange::import(&args),
+        Command::Predict(args) => predicting::run(&args),
     };
     let Err(error) = result else { return ExitCode::SUCCESS };
     let mut text = format!("error: {error}");

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use burn::tensor::Device;
-use ocl_data::{Geometry, SourceKind};
+use ocl_data::SourceKind;
 use ocl_eval::{
-    Circumstances, EvalError, EvalRecipe, ExtractConfig, Extraction, Labelled, Material,
+    Circumstances, Encoder, EvalError, EvalRecipe, ExtractConfig, Extraction, Labelled, Material,
     Preparation, Progress, Protocol, ResultRecord, Run, Splits, Subject, WeightsRecord,
-    default_encode_batch, features, prepare_results,
+    choose_encoder, default_encode_batch, features, prepare_results,
 };
-use ocl_model::{OpenOptions, Vit, preprocessing_of, weights_file};
+use ocl_model::{OpenOptions, Pooling, Vit};
 
 use crate::cli::{Common, SubjectArgs};
 
@@ -33,6 +33,8 @@ pub(crate) struct Prepared {
 pub(crate) struct Chosen {
     pub(crate) subject: Subject,
     pub(crate) preparation: Preparation,
+    /// The pooling that the weights want.
+    pool: Option<Pooling>,
     pub(crate) weights: Option<PathBuf>,
     /// The run, if one was named.
     pub(crate) run: Option<Run>,
@@ -41,32 +43,23 @@ pub(crate) struct Chosen {
 impl Chosen {
     /// The subject that the options name.
     pub(crate) fn new(common: &Common, args: &SubjectArgs, device: &Device) -> Result<Self> {
-        let options = OpenOptions { heads: args.heads, image_px: args.image_px };
-        let run = args.run.as_deref().map(Run::open).transpose()?;
-        let (subject, weights) = match (&run, &args.weights) {
-            (Some(_), None) if args.raw_pixels => (Subject::RawPixels, None),
-            (Some(run), None) if args.untrained => (run.untrained(device)?, None),
-            (Some(run), weights) => {
-                let weights = weights.as_deref().map_or_else(|| run.final_weights(), weights_file);
-                (run.trained(&weights, &options, device)?, Some(weights))
-            }
-            (None, weights) => {
-                let weights = weights.clone().context("neither --run nor --weights is given")?;
-                let weights = weights_file(&weights);
-                (Subject::load(&weights, &options, device)?, Some(weights))
-            }
+        let run = || args.run.as_deref().map(Run::open).transpose()?.context("--run is not given");
+        let mut chosen = if args.raw_pixels || args.untrained {
+            let run = run()?;
+            let subject = if args.raw_pixels { Subject::RawPixels } else { run.untrained(device)? };
+            let preparation = run.preparation();
+            Self { subject, preparation, pool: None, weights: None, run: Some(run) }
+        } else {
+            let options = OpenOptions { heads: args.heads, image_px: args.image_px };
+            let (run, weights) = (args.run.as_deref(), args.weights.as_deref());
+            let encoder = choose_encoder(run, weights, &options, device)?;
+            let Encoder { vit, pooling, preparation, weights, run, .. } = encoder;
+            let subject = Subject::Trained(Box::new(vit));
+            Self { subject, preparation, pool: Some(pooling), weights: Some(weights), run }
         };
-        let mut preparation = match &run {
-            Some(run) => run.preparation(),
-            // The encoder says its own sides.
-            None => Preparation::imagenet(Geometry { image_px: 224, patch_px: 16 }),
-        };
-        let says = weights.as_deref().filter(|_| run.is_none()).and_then(preprocessing_of);
-        if let Some(says) = says {
-            preparation = preparation.with(says);
-        }
-        preparation.workers = common.workers.unwrap_or(preparation.workers);
-        Ok(Self { subject, preparation, weights, run })
+        let workers = &mut chosen.preparation.workers;
+        *workers = common.workers.unwrap_or(*workers);
+        Ok(chosen)
     }
 }
 
@@ -74,7 +67,8 @@ impl Prepared {
     /// Opens everything and makes the features.
     pub(crate) fn new(common: &Common, args: &SubjectArgs) -> Result<Self> {
         let device = common.backend.device()?;
-        let Chosen { subject, preparation, weights, run } = Chosen::new(common, args, &device)?;
+        let Chosen { subject, preparation, pool, weights, run } =
+            Chosen::new(common, args, &device)?;
         let plan = run.as_ref().map(|run| &run.plan.data);
         let trained = matches!(subject, Subject::Trained(_));
         let crops = plan.filter(|_| trained).map(|plan| [plan.crop_scale, plan.crop_ratio]);
@@ -95,7 +89,7 @@ impl Prepared {
         };
         prepare_results(&folder)?;
         let how = Extraction {
-            pool: args.pool.or(subject.vit().map(Vit::usual_pooling)).unwrap_or_default(),
+            pool: args.pool.or(pool).or(subject.vit().map(Vit::usual_pooling)).unwrap_or_default(),
             encode_batch: args.encode_batch.unwrap_or_else(|| default_encode_batch(common.backend)),
             limits: [args.max_train, args.max_test],
         };

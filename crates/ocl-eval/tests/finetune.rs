@@ -103,9 +103,19 @@ fn a_fine_tuned_file_goes_everywhere() {
     assert_eq!(config["label_names"].as_array().unwrap().len(), 10);
     let (mean, plan) = (config["pretrained_cfg"]["mean"][0].as_f64().unwrap(), plan_mean(&out));
     assert!((mean - plan).abs() < 1e-6, "{mean} {plan}");
+    // Export gives the same folder.
+    let exported = run.path().join("exported");
+    let args = ["export", "--weights", out.to_str().unwrap(), "--out"];
+    let output = ocl_eval(&[&args[..], &[exported.to_str().unwrap()]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for name in ["config.json", "model.safetensors"] {
+        let [a, b] = [&folder, &exported].map(|at| std::fs::read(at.join(name)).unwrap());
+        assert!(a == b, "{name}");
+    }
     // The folder of the fine-tuning, the file and the exported folder classify alike.
     let device = backend().parse::<Backend>().unwrap().device().unwrap();
-    let options = PredictOptions { top: 10, kind: SourceKind::Auto, split: Split::Test, batch: 64 };
+    let options =
+        PredictOptions { top: 10, kind: SourceKind::Auto, split: Some(Split::Test), batch: 64 };
     let asked = ["embedded".to_owned(), weights.display().to_string()];
     let mut all = vec![];
     for path in [&out, &weights, &folder] {
@@ -132,6 +142,28 @@ fn a_fine_tuned_file_goes_everywhere() {
     let encoder = open_encoder(run.path(), &OpenOptions::default(), &device).unwrap();
     let refused = predict(&encoder, &asked, &options, &device, &mut Progress::silent(), |_| Ok(()));
     assert!(refused.unwrap_err().to_string().contains("cargo xtask finetune"));
+}
+
+#[test]
+fn images_are_classified_from_the_command_line() {
+    let run = run_folder();
+    let out = run.path().join("ft");
+    record(&begin(run.path(), &out, &[]));
+    let images = run.path().join("images");
+    std::fs::create_dir(&images).unwrap();
+    for level in [40u8, 200] {
+        let file = images.join(format!("{level}, grey.png"));
+        image::save_buffer(file, &[level; 400], 20, 20, image::ColorType::L8).unwrap();
+    }
+    std::fs::write(images.join("x.png"), b"no image").unwrap();
+    let args = ["predict", images.to_str().unwrap(), "--weights", out.to_str().unwrap()];
+    let output = ocl_eval(&[&args[..], &["--top", "2", "--format", "csv"]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!((lines.len(), lines[0]), (6, "image,rank,class,label,probability,error"));
+    assert!(lines[1].contains("200, grey.png\",1,") && lines[5].contains("x.png,,,,,"), "{text}");
+    assert!(String::from_utf8(output.stderr).unwrap().contains("1 could not be read"));
 }
 
 /// The first channel's mean, by the plan of a fine-tuning.

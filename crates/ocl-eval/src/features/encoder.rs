@@ -53,22 +53,42 @@ pub fn open_encoder(
     if path.join("plan.toml").is_file() {
         let run = Run::open(path)?;
         let weights = run.existing_weights()?;
-        let opened = open_weights(&weights, options, device)?;
-        let preparation =
-            Preparation { geometry: geometry(opened.vit.config()), ..run.preparation() };
-        return Ok(Encoder::new(opened, weights, preparation, true, Some(run)));
+        return Encoder::open(weights, Some(run), options, device);
     }
     let weights = match finetuned_in(path)? {
         Some(file) => file,
         None => weights_file(path),
     };
-    let opened = open_weights(&weights, options, device)?;
-    let preparation = Preparation::imagenet(geometry(opened.vit.config()));
-    let (said, preparation) = match opened.preprocessing {
-        Some(own) => (true, preparation.with(own)),
-        None => (false, preparation),
-    };
-    Ok(Encoder::new(opened, weights, preparation, said, None))
+    Encoder::open(weights, None, options, device)
+}
+
+/// Opens the weights that are given, images prepared as they say, else as `run` did; without
+/// weights, those that the run left.
+///
+/// # Errors
+/// As [`open_encoder`]; also when neither is given.
+pub fn choose_encoder(
+    run: Option<&Path>,
+    weights: Option<&Path>,
+    options: &OpenOptions,
+    device: &Device,
+) -> Result<Encoder, EvalError> {
+    match (run, weights) {
+        (None, None) => Err(EvalError::Setting {
+            setting: "run",
+            reason: "give --run RUN or --weights FILE".to_owned(),
+        }),
+        (Some(path), None) | (None, Some(path)) => open_encoder(path, options, device),
+        (Some(run), Some(weights)) => {
+            let run = Run::open(run)?;
+            if !weights.exists() {
+                let advice = "give a file of weights: safetensors or .pth".to_owned();
+                return Err(EvalError::NoWeights { path: weights.to_owned(), advice });
+            }
+            let weights = finetuned_in(weights)?.unwrap_or_else(|| weights_file(weights));
+            Encoder::open(weights, Some(run), options, device)
+        }
+    }
 }
 
 /// The classifier in the folder of a fine-tuning or of one of its seeds; `None` for any other path.
@@ -96,15 +116,35 @@ fn finetuned_in(path: &Path) -> Result<Option<PathBuf>, EvalError> {
 }
 
 impl Encoder {
-    fn new(
-        opened: OpenedWeights,
+    fn open(
         weights: PathBuf,
-        preparation: Preparation,
-        preparation_said: bool,
         run: Option<Run>,
-    ) -> Self {
-        let OpenedWeights { vit, pooling, head, classes, ignored, .. } = opened;
-        Self { vit, pooling, head, classes, preparation, preparation_said, ignored, weights, run }
+        options: &OpenOptions,
+        device: &Device,
+    ) -> Result<Self, EvalError> {
+        let opened = open_weights(&weights, options, device)?;
+        let OpenedWeights { vit, pooling, head, preprocessing, classes, ignored } = opened;
+        let geometry = geometry(vit.config());
+        let preparation_said = preprocessing.is_some() || run.is_some();
+        let preparation = match &run {
+            Some(run) => Preparation { geometry, ..run.preparation() },
+            None => Preparation::imagenet(geometry),
+        };
+        let preparation = match preprocessing {
+            Some(own) => preparation.with(own),
+            None => preparation,
+        };
+        Ok(Self {
+            vit,
+            pooling,
+            head,
+            classes,
+            preparation,
+            preparation_said,
+            ignored,
+            weights,
+            run,
+        })
     }
 
     /// How images are prepared, in the words of files of weights.

@@ -14,7 +14,7 @@ mod values;
 
 pub use digest::WeightsRecord;
 pub use embed::{Embedding, embed};
-pub use encoder::{Encoder, open_encoder};
+pub use encoder::{Encoder, choose_encoder, open_encoder};
 pub use extract::{ExtractConfig, Extractor, extract, feature_of};
 pub(crate) use extract::{append_features, batch_of, check_pooling, tokens};
 pub use feature_file::read_features;

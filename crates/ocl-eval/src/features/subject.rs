@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use ocl_data::Geometry;
-use ocl_model::{OpenOptions, Pooling, Vit, open_weights};
+use ocl_model::{Pooling, Vit};
 use ocl_train::Plan;
 
 use super::extract::Extractor;
@@ -70,25 +70,6 @@ impl Run {
         Err(EvalError::NoWeights { advice: self.unfinished(), path })
     }
 
-    /// The encoder with the weights of `path`.
-    ///
-    /// # Errors
-    /// When there is no such file, or it is damaged.
-    pub fn trained(
-        &self,
-        path: &Path,
-        options: &OpenOptions,
-        device: &Device,
-    ) -> Result<Subject, EvalError> {
-        if path == self.final_weights() {
-            self.existing_weights()?;
-        } else if !path.exists() {
-            let advice = "give a file of weights: safetensors or .pth".to_owned();
-            return Err(EvalError::NoWeights { path: path.to_owned(), advice });
-        }
-        Subject::load(path, options, device)
-    }
-
     /// The encoder with the parameters that the run's seed gives.
     ///
     /// # Errors
@@ -121,14 +102,6 @@ impl Run {
 }
 
 impl Subject {
-    /// An encoder with the weights of a file, ours or another program's.
-    ///
-    /// # Errors
-    /// When the file cannot be read or does not hold an encoder.
-    pub fn load(path: &Path, options: &OpenOptions, device: &Device) -> Result<Self, EvalError> {
-        Ok(Self::Trained(Box::new(open_weights(path, options, device)?.vit)))
-    }
-
     /// What a table calls it.
     pub fn name(&self) -> &'static str {
         match self {

@@ -38,8 +38,10 @@ impl Classifier {
             Param::from_tensor(Tensor::<1>::from_data(TensorData::new(values, [length]), device))
         };
         let weight = TensorData::new::<f32, _>(weight, [width, classes]);
-        let fc_norm = (pool == Pooling::Mean)
-            .then(|| LayerNorm { weight: param(vec![1.0; width]), bias: param(vec![0.0; width]) });
+        // Weights that were fine-tuned before bring a norm of this kind.
+        let (vit, own) = vit.split_norm_after_pooling();
+        let fresh = || LayerNorm { weight: param(vec![1.0; width]), bias: param(vec![0.0; width]) };
+        let fc_norm = (pool == Pooling::Mean).then(|| own.unwrap_or_else(fresh));
         let head = Linear {
             weight: Param::from_tensor(Tensor::from_data(weight, device)),
             bias: param(vec![0.0; classes]),
@@ -240,6 +242,22 @@ mod tests {
             let apart = head.forward(vit.pooled(tokens(), pool));
             let difference = (apart - whole.logits(tokens(), None)).abs().max();
             assert!(difference.into_scalar::<f32>() < 1e-6, "{pool}");
+        }
+    }
+
+    #[test]
+    fn a_fine_tuned_encoder_can_be_fine_tuned_again() {
+        let (vit, _) = classifier(Pooling::Mean, 1, 0.0).encoder_and_head();
+        let feature = vit.pooled(tokens(), Pooling::Mean);
+        for pool in [Pooling::Cls, Pooling::Mean] {
+            let device = Device::default().autodiff();
+            let again = Classifier::new(vit.clone(), pool, 3, 0.0, 2, &device);
+            let state = again.state();
+            let again = again.with_state(state).unwrap();
+            if pool == Pooling::Mean {
+                let expected = values(again.head.forward(feature.clone()));
+                assert_eq!(values(again.logits(tokens(), None)), expected);
+            }
         }
     }
 

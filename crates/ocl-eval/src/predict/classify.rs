@@ -18,8 +18,8 @@ pub struct PredictOptions {
     pub top: usize,
     /// What the paths hold; `auto` takes files as single images.
     pub kind: SourceKind,
-    /// Which split of data that have splits.
-    pub split: Split,
+    /// Which split of the data; without one the test split, or all where there is none.
+    pub split: Option<Split>,
     /// Images encoded at a time.
     pub batch: usize,
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ocl_data::{RgbImage, Source, SourceKind, Split, decode};
+use ocl_data::{RgbImage, Source, SourceError, SourceKind, Split, decode};
 
 use crate::error::EvalError;
 
@@ -19,11 +19,11 @@ pub(super) struct Images {
 
 impl Images {
     /// Opens files of single images, folders of images, and whatever else is a data set, of which
-    /// `split` is taken.
+    /// `split` is taken; without one the test split, or all where there is none.
     pub(super) fn open(
         paths: &[String],
         kind: SourceKind,
-        split: Split,
+        split: Option<Split>,
     ) -> Result<Self, EvalError> {
         let open = |path: &String| {
             let file = Path::new(path);
@@ -31,8 +31,17 @@ impl Images {
             if kind == SourceKind::Auto && file.is_file() && !set {
                 return Ok(Given::File(file.to_owned()));
             }
-            let source = Source::open(path, kind, split);
-            source.map(Given::Set).map_err(|source| EvalError::Source { split, source })
+            let set = |split| {
+                let source = Source::open(path, kind, split);
+                source.map(Given::Set).map_err(|source| EvalError::Source { split, source })
+            };
+            match (set(split.unwrap_or(Split::Test)), split) {
+                // Folders without splits are opened whole as the training split.
+                (Err(EvalError::Source { source: SourceError::NotFound { .. }, .. }), None) => {
+                    set(Split::Train)
+                }
+                (opened, _) => opened,
+            }
         };
         Ok(Self { given: paths.iter().map(open).collect::<Result<_, _>>()? })
     }

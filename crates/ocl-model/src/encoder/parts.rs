@@ -70,6 +70,14 @@ impl Vit {
         self
     }
 
+    /// The encoder with its norm before the pooling, and the norm that stood after it, if one did.
+    #[must_use]
+    pub fn split_norm_after_pooling(mut self) -> (Self, Option<LayerNorm>) {
+        let after = self.fc_norm.take();
+        self.norm = self.norm.or_else(|| after.clone());
+        (self, after)
+    }
+
     /// The encoder with another table of positions, `[1+L, D]`, whose first row is zero.
     ///
     /// # Panics

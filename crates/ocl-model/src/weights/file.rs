@@ -4,8 +4,6 @@
 //! the positions, fixed or not, stand there as `pos_embed`.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use burn::tensor::Device;
@@ -186,22 +184,6 @@ pub(crate) fn description(
     let (_, header) = SafeTensors::read_metadata(bytes)?;
     let json = header.metadata().as_ref().and_then(|meta| meta.get(CONFIG_KEY));
     Ok(json.and_then(|json| serde_json::from_str(json).ok()))
-}
-
-/// The same of a file, of which only the beginning is read.
-pub(crate) fn description_at(file: &Path) -> Option<Description> {
-    let mut open = File::open(file).ok()?;
-    let mut length = [0; 8];
-    open.read_exact(&mut length).ok()?;
-    let length = u64::from_le_bytes(length);
-    // As long as headers of safetensors may be.
-    if length > 100_000_000 {
-        return None;
-    }
-    let mut header = vec![];
-    open.take(length).read_to_end(&mut header).ok()?;
-    let header: Value = serde_json::from_slice(&header).ok()?;
-    serde_json::from_str(header["__metadata__"][CONFIG_KEY].as_str()?).ok()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::file::{description_at, state_bytes_with};
+use super::file::state_bytes_with;
 use super::layout::HostTensor;
 use super::state::WeightsError;
 use crate::encoder::{Linear, Pooling, Vit};
@@ -66,14 +66,6 @@ pub(crate) const FILES: [&str; 3] =
 pub fn weights_file(path: &Path) -> PathBuf {
     let inside = FILES.map(|name| path.join(name)).into_iter().find(|file| file.is_file());
     inside.unwrap_or_else(|| path.to_owned())
-}
-
-/// How images must be prepared for weights, by the `config.json` of their folder, or by what the
-/// file says of itself.
-pub fn preprocessing_of(weights: &Path) -> Option<Preprocessing> {
-    let file = weights_file(weights);
-    let beside = folder_of(&file).and_then(|folder| hints(folder).preprocessing);
-    beside.or_else(|| description_at(&file)?.json(PREPROCESSING_KEY))
 }
 
 /// The folder whose `config.json` is about this file; beside a file of another name it may be about

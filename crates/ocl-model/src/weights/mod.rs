@@ -11,7 +11,7 @@ pub use file::{
     load_weights, save_weights, state_bytes, state_bytes_with, tensor_bytes, tensors_from,
     weights_from, weights_with_others_from,
 };
-pub use hub::{Preprocessing, classifier_bytes, export_folder, preprocessing_of, weights_file};
+pub use hub::{Preprocessing, classifier_bytes, export_folder, weights_file};
 pub use import::{
     ArchiveError, ImportError, OpenOptions, OpenedWeights, PickleError, ShapeError, TorchError,
     open_weights,
