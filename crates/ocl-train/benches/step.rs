@@ -106,9 +106,8 @@ fn measure(case: &Case<'_>, arguments: &Arguments) -> Result<(), Box<dyn Error>>
     if precision.on(&device) != precision {
         return Err(format!("{backend} does not compute in {precision} here").into());
     }
-    let (sequences, tokens) = method.sequences(config.patches());
     let micro = arguments.chunk.map_or(MicroBatches::WHOLE, |chunk| {
-        MicroBatches::of(batch, sequences * tokens, chunk as usize)
+        MicroBatches::of(batch, method.rows_per_image(&config), chunk as usize)
     });
     let mut trainer = Trainer::new(&config, &method, adamw, 0, &device)?
         .with_precision(precision)

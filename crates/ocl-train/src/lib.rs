@@ -30,8 +30,9 @@ pub use config::{
 pub use device::{Backend, BackendError, batch_tensors, keep_freed_memory};
 pub use log::{Event, JournalError, Progress, StepRecord, summary};
 pub use methods::{
-    Embedded, Figures, Learner, Mae, MaeDecoder, MaeLearner, Method, Objective, Ocl, OclLearner,
-    PendingFigures,
+    Embedded, Figures, IJepa, IJepaLearner, IJepaPredictor, Learner, Mae, MaeDecoder, MaeLearner,
+    Method, MocoHead, MocoV3, MocoV3Learner, Objective, Ocl, OclLearner, Pass, PendingFigures,
+    Statistics,
 };
 pub use monitor::{Spectrum, spectrum};
 pub use optim::{

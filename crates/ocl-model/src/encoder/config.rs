@@ -83,6 +83,22 @@ pub struct BlockShape {
     pub mlp_ratio: usize,
 }
 
+impl BlockShape {
+    /// Trainable parameters.
+    pub fn parameters(&self) -> usize {
+        let (d, hidden) = (self.width, self.width * self.mlp_ratio);
+        let linear = |inputs: usize, outputs: usize| inputs * outputs + outputs;
+        4 * d + linear(d, 3 * d) + linear(d, d) + linear(d, hidden) + linear(hidden, d)
+    }
+
+    /// Multiply-adds of one forward pass of a sequence of so many tokens.
+    pub fn macs(&self, tokens: usize) -> u64 {
+        let (d, t) = (self.width as u64, tokens as u64);
+        let hidden = d * self.mlp_ratio as u64;
+        t * (4 * d * d + 2 * d * hidden) + 2 * t * t * d
+    }
+}
+
 impl VitConfig {
     /// The shape of each of the encoder's blocks.
     pub fn block(&self) -> BlockShape {
@@ -150,10 +166,8 @@ impl VitConfig {
     /// Trainable parameters.
     pub fn parameters(&self) -> usize {
         let d = self.width;
-        let hidden = d * self.mlp_ratio;
-        let linear = |inputs: usize, outputs: usize| inputs * outputs + outputs;
-        let block = 4 * d + linear(d, 3 * d) + linear(d, d) + linear(d, hidden) + linear(hidden, d);
-        linear(self.patch_len(), d) + d + self.depth * block + 2 * d
+        let projection = self.patch_len() * d + d;
+        projection + d + self.depth * self.block().parameters() + 2 * d
     }
 
     /// Multiply-adds of one forward pass over `tokens` tokens a sequence (class token included),

@@ -108,14 +108,9 @@ pub fn module_state(module: &impl Module, prefix: &str) -> BTreeMap<String, Host
 ///
 /// # Errors
 /// [`WeightsError::Mismatch`] listing every missing, unexpected and wrong-shaped name.
-pub fn apply_state(vit: Vit, state: BTreeMap<String, HostTensor>) -> Result<Vit, WeightsError> {
+pub fn apply_state(vit: Vit, mut state: BTreeMap<String, HostTensor>) -> Result<Vit, WeightsError> {
     check(vit.config(), vit.parts(), &state)?;
-    let mut ours = BTreeMap::new();
-    for (name, tensor) in state {
-        let tensor = tensor.into_ours(&name);
-        ours.insert(name, tensor);
-    }
-    Ok(map_named(vit, "", &mut Replace { state: &mut ours, wrong: vec![], missing: vec![] }))
+    Ok(map_named(vit, "", &mut Replace { state: &mut state, wrong: vec![], missing: vec![] }))
 }
 
 /// Gives any network the parameters that [`module_state`] would give, and takes them out of
@@ -128,12 +123,6 @@ pub fn apply_module_state<M: Module>(
     prefix: &str,
     state: &mut BTreeMap<String, HostTensor>,
 ) -> Result<M, WeightsError> {
-    let mine = |name: &String| name.starts_with(prefix);
-    let names: Vec<String> = state.keys().filter(|name| mine(name)).cloned().collect();
-    for name in names {
-        let tensor = state.remove(&name).expect("it was there").into_ours(&name);
-        state.insert(name, tensor);
-    }
     let mut replace = Replace { state, wrong: vec![], missing: vec![] };
     let module = map_named(module, prefix, &mut replace);
     let Replace { wrong: shapes, missing, .. } = replace;
@@ -187,7 +176,7 @@ fn check(
     Err(WeightsError::Mismatch { missing, unexpected, shapes })
 }
 
-/// Replaces parameters by those of `state`, ours in layout.
+/// Replaces parameters by those of `state`, timm's in layout, and takes them out of it.
 struct Replace<'a> {
     state: &'a mut BTreeMap<String, HostTensor>,
     missing: Vec<String>,
@@ -201,6 +190,7 @@ impl NamedMapper for Replace<'_> {
             self.missing.push(name.to_owned());
             return param;
         };
+        let host = host.into_ours(name);
         let expected = param.val().dims();
         if host.shape != expected {
             self.wrong.push((name.to_owned(), expected.to_vec(), host.shape));

@@ -110,6 +110,11 @@ impl Plan {
             self.chunk = self.micro_batch;
             return;
         }
+        if self.method.is_separable() {
+            // Its micro-batches know nothing of each other: never are two in memory.
+            self.chunk = self.micro_batch;
+            return;
+        }
         let images = match asked {
             Chunk::Auto => self.largest_fitting(backend, self.micro_batch).unwrap_or(self.batch),
             Chunk::Images(images) => images,

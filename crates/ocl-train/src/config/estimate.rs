@@ -8,6 +8,7 @@ use ocl_model::{ConfigError, Precision, fits_gpu_block};
 
 use super::Plan;
 use crate::device::Backend;
+use crate::methods::Pass;
 use crate::step::Trainer;
 
 /// Size and cost of a plan.
@@ -33,10 +34,10 @@ pub struct Estimate {
 /// beside, that layer's gradient, its own and its output's. Elsewhere in f32: inputs and outputs of
 /// two norms, of queries, keys and values twice (permuted), attention, projection, two residuals,
 /// and the hidden layer before and after GELU.
-fn kept_bytes(plan: &Plan, backend: Backend, tokens: usize) -> (usize, usize) {
-    let model = &plan.model;
-    let hidden = model.mlp_ratio;
-    if backend == Backend::Flex || !fits_gpu_block(tokens, model.width, model.heads) {
+fn kept_bytes(plan: &Plan, backend: Backend, pass: &Pass) -> (usize, usize) {
+    let hidden = pass.shape.mlp_ratio;
+    let (width, heads) = (pass.shape.width, pass.shape.heads);
+    if backend == Backend::Flex || !fits_gpu_block(pass.tokens, width, heads) {
         return (4 * (14 + 2 * hidden), 0);
     }
     // Of the other backends none computes in bf16 throughout.
@@ -96,15 +97,23 @@ fn kept(plan: &Plan) -> usize {
 /// embeddings, similarities, and the batches that the loader holds.
 pub(super) fn peak_bytes(plan: &Plan, chunk: usize, backend: Backend) -> u64 {
     let model = &plan.model;
-    let (sequences, tokens) = plan.method.sequences(model.patches());
-    let (each, beside) = kept_bytes(plan, backend, tokens);
-    let values = sequences * tokens * model.width;
-    let scores = match beside {
-        0 => 8 * sequences * model.heads * tokens * tokens,
-        _ => 0,
-    };
-    let activations = chunk * (model.depth * (values * each + scores) + values * beside);
+    let passes = plan.method.passes(model);
+    let activations: usize = passes
+        .iter()
+        .filter(|pass| pass.graph)
+        .map(|pass| {
+            let Pass { shape, depth, sequences, tokens, .. } = *pass;
+            let (each, beside) = kept_bytes(plan, backend, pass);
+            let values = sequences * tokens * shape.width;
+            let scores = match beside {
+                0 => 8 * sequences * shape.heads * tokens * tokens,
+                _ => 0,
+            };
+            chunk * (depth * (values * each + scores) + values * beside)
+        })
+        .sum();
     let copies = if plan.micro_batch < plan.batch { 5 } else { 4 };
+    let sequences = passes.first().map_or(1, |pass| pass.sequences);
     let embeddings = 8 * plan.batch * sequences * model.width;
     let similarities = 6 * (plan.batch * plan.batch).min(ocl_loss::TILE);
     let batches = BATCHES * plan.batch * plan.view().image_len();

@@ -30,8 +30,8 @@ impl Plan {
         };
         let steps_per_epoch = (source.len() / batch.size) as u64;
         let chunk = batch.chunk.unwrap_or(Chunk::Auto);
-        let (sequences, tokens) = method.sequences(model.patches());
-        let micro_batch = micro_batch(batch.size, sequences * tokens, batch.micro_batch, chunk);
+        let rows = method.rows_per_image(&model);
+        let micro_batch = micro_batch(batch.size, rows, batch.micro_batch, chunk);
         let steps = |epochs: f64| ((epochs * steps_per_epoch as f64).round() as u64).max(1);
         let mut plan = Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),

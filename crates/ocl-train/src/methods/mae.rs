@@ -16,7 +16,7 @@ use ocl_model::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Embedded, Objective, PendingFigures};
+use super::{Embedded, Objective, Pass, PendingFigures};
 use crate::device::batch_tensors;
 use crate::optim::NamedGradients;
 
@@ -104,8 +104,13 @@ impl Mae {
         Keep::Random { kept: patches }
     }
 
-    pub(super) fn sequences(&self, patches: usize) -> (usize, usize) {
-        (1, 1 + self.kept(patches))
+    pub(super) fn passes(&self, model: &VitConfig) -> Vec<Pass> {
+        let patches = model.patches();
+        let pass = |shape, depth, tokens| Pass { shape, depth, sequences: 1, tokens, graph: true };
+        vec![
+            pass(model.block(), model.depth, 1 + self.kept(patches)),
+            pass(self.block(model.mlp_ratio), self.decoder_depth, 1 + patches),
+        ]
     }
 
     pub(super) fn parameters(&self, model: &VitConfig) -> usize {

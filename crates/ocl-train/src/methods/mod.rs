@@ -7,7 +7,9 @@
 //! [`Learner::before_step`] and [`Learner::after_step`], where averaged networks follow.
 
 mod figures;
+mod ijepa;
 mod mae;
+mod moco_v3;
 mod ocl;
 
 use std::collections::BTreeMap;
@@ -17,15 +19,17 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use ocl_data::{Augment, Batch, Filter, Keep};
 use ocl_model::{
-    ConfigError, NamedMapper, NamedVisitor, Precision, Vit, VitConfig, WeightsError, map_named,
-    visit_named,
+    BlockShape, ConfigError, NamedMapper, NamedVisitor, Precision, Vit, VitConfig, WeightsError,
+    map_named, visit_named,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::optim::{Clock, NamedGradients, Rates, WarmupCosine};
+use crate::optim::{Clock, NamedGradients, Rates, WarmupCosine, WeightAverage};
 
 pub use figures::{Figures, PendingFigures};
+pub use ijepa::{IJepa, IJepaLearner, IJepaPredictor};
 pub use mae::{Mae, MaeDecoder, MaeLearner};
+pub use moco_v3::{MocoHead, MocoV3, MocoV3Learner, Statistics};
 pub use ocl::{Ocl, OclLearner};
 
 /// A method with its constants, as a recipe writes it: `[method] name = "ocl"` and so on.
@@ -36,6 +40,33 @@ pub enum Method {
     Ocl(Ocl),
     /// Masked autoencoders (arXiv 2111.06377).
     Mae(Mae),
+    /// A joint-embedding predictive architecture (arXiv 2301.08243).
+    IJepa(IJepa),
+    /// Momentum contrast for Vision Transformers (arXiv 2104.02057).
+    MocoV3(MocoV3),
+}
+
+/// Sequences of an image that go through a transformer together.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pass {
+    /// The shape of its blocks.
+    pub shape: BlockShape,
+    /// How many blocks.
+    pub depth: usize,
+    /// Sequences of an image.
+    pub sequences: usize,
+    /// Tokens of each, class token included.
+    pub tokens: usize,
+    /// Whether gradients flow back through it, so that values are kept for them.
+    pub graph: bool,
+}
+
+impl Pass {
+    /// Multiply-adds for an image, forward and backward; a backward pass is two forward ones.
+    fn macs(&self) -> u64 {
+        let times = if self.graph { 3 } else { 1 };
+        times * (self.sequences * self.depth) as u64 * self.shape.macs(self.tokens)
+    }
 }
 
 /// What a learner makes of some images.
@@ -74,6 +105,10 @@ pub enum Learner {
     Ocl(OclLearner),
     /// An encoder and a decoder.
     Mae(MaeLearner),
+    /// An encoder, a predictor and the encoder's average.
+    IJepa(IJepaLearner),
+    /// An encoder, two heads and averages of encoder and head.
+    MocoV3(MocoV3Learner),
 }
 
 impl Method {
@@ -91,6 +126,8 @@ impl Method {
         Ok(match self {
             Self::Ocl(ocl) => Learner::Ocl(ocl.learner(encoder)),
             Self::Mae(mae) => Learner::Mae(mae.fresh(encoder, seed)),
+            Self::IJepa(ijepa) => Learner::IJepa(ijepa.fresh(encoder, seed)),
+            Self::MocoV3(moco) => Learner::MocoV3(moco.fresh(encoder, seed)),
         })
     }
 
@@ -108,6 +145,13 @@ impl Method {
         let learner = match self {
             Self::Ocl(ocl) => Learner::Ocl(ocl.learner(encoder)),
             Self::Mae(mae) => Learner::Mae(mae.learner(encoder, 0).with_others(&mut others)?),
+            Self::IJepa(ijepa) => {
+                let target = WeightAverage::new(&encoder, 1.0);
+                Learner::IJepa(ijepa.learner(encoder, target, 0).with_others(&mut others)?)
+            }
+            Self::MocoV3(moco) => {
+                Learner::MocoV3(moco.learner(encoder, 0).with_others(&mut others)?)
+            }
         };
         if others.is_empty() {
             return Ok(learner);
@@ -121,6 +165,8 @@ impl Method {
         match self {
             Self::Ocl(ocl) => ocl.keep(patches),
             Self::Mae(mae) => mae.keep(patches),
+            Self::IJepa(ijepa) => ijepa.keep(),
+            Self::MocoV3(moco) => moco.keep(),
         }
     }
 
@@ -128,22 +174,32 @@ impl Method {
     pub fn filter(&self) -> Filter {
         match self {
             Self::Ocl(_) | Self::Mae(_) => Filter::Bicubic,
+            Self::IJepa(_) | Self::MocoV3(_) => Filter::Bilinear,
         }
     }
 
     /// What is done to the colours of a crop.
     pub fn augment(&self) -> Augment {
         match self {
-            Self::Ocl(_) | Self::Mae(_) => Augment::None,
+            Self::Ocl(_) | Self::Mae(_) | Self::IJepa(_) => Augment::None,
+            Self::MocoV3(_) => Augment::MocoV3,
         }
     }
 
-    /// Sequences the encoder runs for an image, and the tokens of each, class token included.
-    pub fn sequences(&self, patches: usize) -> (usize, usize) {
+    /// What of transformers an image goes through in a step.
+    pub fn passes(&self, model: &VitConfig) -> Vec<Pass> {
         match self {
-            Self::Ocl(ocl) => ocl.sequences(patches),
-            Self::Mae(mae) => mae.sequences(patches),
+            Self::Ocl(ocl) => ocl.passes(model),
+            Self::Mae(mae) => mae.passes(model),
+            Self::IJepa(ijepa) => ijepa.passes(model),
+            Self::MocoV3(moco) => moco.passes(model),
         }
+    }
+
+    /// Tokens of an image that gradients flow through, of all sequences together.
+    pub fn rows_per_image(&self, model: &VitConfig) -> usize {
+        let passes = self.passes(model);
+        passes.iter().filter(|pass| pass.graph).map(|pass| pass.sequences * pass.tokens).sum()
     }
 
     /// Multiply-adds of forward and backward passes for an image.
@@ -151,6 +207,15 @@ impl Method {
         match self {
             Self::Ocl(ocl) => ocl.macs_per_image(model),
             Self::Mae(mae) => mae.macs_per_image(model),
+            Self::IJepa(_) | Self::MocoV3(_) => self.passes(model).iter().map(Pass::macs).sum(),
+        }
+    }
+
+    /// Whether the loss is a mean over images that know nothing of each other.
+    pub fn is_separable(&self) -> bool {
+        match self {
+            Self::Ocl(_) | Self::MocoV3(_) => false,
+            Self::Mae(_) | Self::IJepa(_) => true,
         }
     }
 
@@ -159,20 +224,25 @@ impl Method {
         match self {
             Self::Ocl(_) => model.parameters(),
             Self::Mae(mae) => mae.parameters(model),
+            Self::IJepa(ijepa) => ijepa.parameters(model),
+            Self::MocoV3(moco) => moco.parameters(model),
         }
     }
 
     /// The numbers of a step, from the recipe's schedule of the learning rate and its weight decay.
-    pub fn rates(&self, schedule: &WarmupCosine, _weight_decay: f64, clock: Clock) -> Rates {
+    pub fn rates(&self, schedule: &WarmupCosine, weight_decay: f64, clock: Clock) -> Rates {
         match self {
             Self::Ocl(_) | Self::Mae(_) => schedule.at(clock.epoch()).into(),
+            Self::IJepa(ijepa) => ijepa.rates(schedule, weight_decay, clock),
+            Self::MocoV3(moco) => moco.rates(schedule, clock),
         }
     }
 
     /// Whether biases, norms and tokens decay as matrices do.
     pub fn decays_all(&self) -> bool {
         match self {
-            Self::Ocl(_) | Self::Mae(_) => false,
+            Self::Ocl(_) | Self::Mae(_) | Self::IJepa(_) => false,
+            Self::MocoV3(_) => true,
         }
     }
 
@@ -182,6 +252,9 @@ impl Method {
             Self::Ocl(_) => Some(ocl_loss::chance_loss(batch)),
             // Normalised pixels have a variance of 1 in each patch.
             Self::Mae(mae) => mae.norm_pix.then_some(1.0),
+            Self::IJepa(_) => None,
+            // Two directions, each `2 tau ln N`.
+            Self::MocoV3(moco) => Some(4.0 * moco.temperature * (batch as f64).ln()),
         }
     }
 
@@ -190,6 +263,8 @@ impl Method {
         match self {
             Self::Ocl(ocl) => ocl.describe(patches),
             Self::Mae(mae) => mae.describe(patches),
+            Self::IJepa(ijepa) => ijepa.describe(patches),
+            Self::MocoV3(moco) => moco.describe(),
         }
     }
 
@@ -198,6 +273,8 @@ impl Method {
         match self {
             Self::Ocl(ocl) => ocl.problem(patches),
             Self::Mae(mae) => mae.problem(patches),
+            Self::IJepa(ijepa) => ijepa.problem(patches),
+            Self::MocoV3(moco) => moco.problem(),
         }
     }
 }
@@ -208,6 +285,8 @@ impl Learner {
         match self {
             Self::Ocl(learner) => &learner.encoder,
             Self::Mae(learner) => &learner.encoder,
+            Self::IJepa(learner) => learner.target.weights(),
+            Self::MocoV3(learner) => &learner.encoder,
         }
     }
 
@@ -220,6 +299,8 @@ impl Learner {
         match self {
             Self::Ocl(learner) => learner.loss(batch),
             Self::Mae(learner) => learner.loss(batch),
+            Self::IJepa(learner) => learner.loss(batch),
+            Self::MocoV3(learner) => learner.loss(batch),
         }
     }
 
@@ -227,8 +308,8 @@ impl Learner {
     /// embedded once, in whatever parts, and the rows are the images' losses.
     pub fn is_separable(&self) -> bool {
         match self {
-            Self::Ocl(_) => false,
-            Self::Mae(_) => true,
+            Self::Ocl(_) | Self::MocoV3(_) => false,
+            Self::Mae(_) | Self::IJepa(_) => true,
         }
     }
 
@@ -237,6 +318,8 @@ impl Learner {
         match self {
             Self::Ocl(learner) => Embedded { rows: learner.embed(batch), beside: None },
             Self::Mae(learner) => learner.embed(batch),
+            Self::IJepa(learner) => learner.embed(batch),
+            Self::MocoV3(learner) => learner.embed(batch),
         }
     }
 
@@ -248,32 +331,38 @@ impl Learner {
         match self {
             Self::Ocl(learner) => learner.embed(batch),
             Self::Mae(learner) => learner.embed(batch).rows,
+            Self::IJepa(learner) => learner.embed(batch).rows,
+            Self::MocoV3(learner) => learner.embed_again(batch),
         }
     }
 
     /// The loss of the whole batch and its gradient, from what [`Learner::embed`] gave for all
     /// images, without a graph. Equal to what [`Learner::loss`] and its backward pass give.
-    pub fn objective(&self, embedded: Embedded) -> Objective {
+    pub fn objective(&mut self, embedded: Embedded) -> Objective {
         match self {
             Self::Ocl(learner) => learner.objective(embedded.rows),
             Self::Mae(learner) => learner.objective(embedded),
+            Self::IJepa(learner) => learner.objective(embedded),
+            Self::MocoV3(learner) => learner.objective(embedded),
         }
     }
 
     /// What happens before a batch is embedded: MoCo v3's averaged networks follow the trained
     /// ones.
     #[must_use]
-    pub fn before_step(self, _rates: &Rates) -> Self {
+    pub fn before_step(self, rates: &Rates) -> Self {
         match self {
-            Self::Ocl(_) | Self::Mae(_) => self,
+            Self::Ocl(_) | Self::Mae(_) | Self::IJepa(_) => self,
+            Self::MocoV3(learner) => Self::MocoV3(learner.follow(rates)),
         }
     }
 
     /// What happens when the parameters have moved: I-JEPA's averaged network follows them.
     #[must_use]
-    pub fn after_step(self, _rates: &Rates) -> Self {
+    pub fn after_step(self, rates: &Rates) -> Self {
         match self {
-            Self::Ocl(_) | Self::Mae(_) => self,
+            Self::Ocl(_) | Self::Mae(_) | Self::MocoV3(_) => self,
+            Self::IJepa(learner) => Self::IJepa(learner.follow(rates)),
         }
     }
 
@@ -283,6 +372,8 @@ impl Learner {
         let others = match self {
             Self::Ocl(_) => BTreeMap::new(),
             Self::Mae(learner) => learner.others(),
+            Self::IJepa(learner) => learner.others(),
+            Self::MocoV3(learner) => learner.others(),
         };
         ocl_model::state_bytes_with(self.encoder(), others, about)
     }
@@ -295,6 +386,15 @@ impl Learner {
                 visit_named(&learner.encoder, "", visitor);
                 visit_named(&learner.decoder, "", visitor);
             }
+            Self::IJepa(learner) => {
+                visit_named(&learner.encoder, "encoder.", visitor);
+                visit_named(&learner.predictor, "predictor.", visitor);
+            }
+            Self::MocoV3(learner) => {
+                visit_named(&learner.encoder, "", visitor);
+                visit_named(&learner.head, "head.", visitor);
+                visit_named(&learner.predictor, "predictor.", visitor);
+            }
         }
     }
 
@@ -306,6 +406,17 @@ impl Learner {
             Self::Mae(learner) => Self::Mae(MaeLearner {
                 encoder: map_named(learner.encoder, "", mapper),
                 decoder: map_named(learner.decoder, "", mapper),
+                ..learner
+            }),
+            Self::IJepa(learner) => Self::IJepa(IJepaLearner {
+                encoder: map_named(learner.encoder, "encoder.", mapper),
+                predictor: map_named(learner.predictor, "predictor.", mapper),
+                ..learner
+            }),
+            Self::MocoV3(learner) => Self::MocoV3(MocoV3Learner {
+                encoder: map_named(learner.encoder, "", mapper),
+                head: map_named(learner.head, "head.", mapper),
+                predictor: map_named(learner.predictor, "predictor.", mapper),
                 ..learner
             }),
         }
@@ -321,6 +432,12 @@ impl Learner {
                 decoder: learner.decoder.no_grad(),
                 ..learner
             }),
+            Self::IJepa(learner) => Self::IJepa(IJepaLearner {
+                encoder: learner.encoder.no_grad(),
+                predictor: learner.predictor.no_grad(),
+                ..learner
+            }),
+            Self::MocoV3(learner) => Self::MocoV3(learner.no_grad()),
         }
     }
 
@@ -335,6 +452,8 @@ impl Learner {
                 Self::Ocl(learner.over(|encoder| encoder.with_precision(precision)))
             }
             Self::Mae(learner) => Self::Mae(learner.with_precision(precision)),
+            Self::IJepa(learner) => Self::IJepa(learner.with_precision(precision)),
+            Self::MocoV3(learner) => Self::MocoV3(learner.with_precision(precision)),
         }
     }
 }

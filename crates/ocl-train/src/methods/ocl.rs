@@ -6,7 +6,7 @@ use ocl_loss::{TspSimilarity, agreement, contrastive_gradient, contrastive_loss}
 use ocl_model::{Vit, VitConfig};
 use serde::{Deserialize, Serialize};
 
-use super::{Objective, PendingFigures};
+use super::{Objective, Pass, PendingFigures};
 use crate::device::batch_tensors;
 use crate::optim::NamedGradients;
 
@@ -51,13 +51,18 @@ impl Ocl {
         Keep::Random { kept: self.kept(patches) }
     }
 
-    pub(super) fn sequences(&self, patches: usize) -> (usize, usize) {
-        (2, 1 + self.kept(patches) / 2)
+    pub(super) fn passes(&self, model: &VitConfig) -> Vec<Pass> {
+        vec![Pass {
+            shape: model.block(),
+            depth: model.depth,
+            sequences: 2,
+            tokens: 1 + self.kept(model.patches()) / 2,
+            graph: true,
+        }]
     }
 
     pub(super) fn macs_per_image(&self, model: &VitConfig) -> u64 {
-        let (sequences, tokens) = self.sequences(model.patches());
-        3 * sequences as u64 * model.cls_macs(tokens)
+        3 * 2 * model.cls_macs(1 + self.kept(model.patches()) / 2)
     }
 
     pub(super) fn describe(&self, patches: usize) -> String {

@@ -8,7 +8,7 @@ use ocl_model::{NamedMapper, NamedVisitor, map_named, visit_named};
 
 /// An exponential moving average of a module's weights: after each step
 /// `average <- decay average + (1 - decay) weights`. It takes no part in training.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct WeightAverage<M> {
     decay: f64,
     average: Option<M>,
@@ -21,8 +21,15 @@ impl<M: Module> WeightAverage<M> {
     }
 
     /// Continues with a given average, on a device without autodiff.
-    pub(crate) fn with(average: M, decay: f64) -> Self {
+    pub fn with(average: M, decay: f64) -> Self {
         Self { decay, average: Some(average) }
+    }
+
+    /// The same average, changed in some other way.
+    #[must_use]
+    pub fn map(mut self, change: impl FnOnce(M) -> M) -> Self {
+        self.average = self.average.take().map(change);
+        self
     }
 
     /// Takes in the weights after a step.

@@ -11,3 +11,5 @@ pub use ema::WeightAverage;
 pub use gradients::NamedGradients;
 pub use layer_decay::LayerDecay;
 pub use schedule::{Clock, Rates, WarmupCosine};
+
+pub(crate) use schedule::half_cosine;

@@ -45,7 +45,7 @@ impl From<f64> for Rates {
 
 /// Half a cosine from `start` at `done = 0` to `end` at `done = 1`:
 /// `end + (start - end) (1 + cos(pi done)) / 2`.
-fn half_cosine(start: f64, end: f64, done: f64) -> f64 {
+pub(crate) fn half_cosine(start: f64, end: f64, done: f64) -> f64 {
     end + (start - end) * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
 }
 

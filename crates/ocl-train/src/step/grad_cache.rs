@@ -15,7 +15,7 @@ use crate::optim::NamedGradients;
 
 /// What a batch gives: its objective, and the gradients of all parameters.
 pub(super) fn gradients(
-    learner: &Learner,
+    learner: &mut Learner,
     micro: MicroBatches,
     batch: Batch,
 ) -> (Objective, NamedGradients) {
@@ -28,7 +28,7 @@ pub(super) fn gradients(
 
 /// For a loss that sees the whole batch at once.
 fn of_whole(
-    learner: &Learner,
+    learner: &mut Learner,
     micro: MicroBatches,
     mut parts: Parts,
 ) -> (Objective, NamedGradients) {
@@ -64,7 +64,7 @@ fn of_whole(
 }
 
 /// For a loss that is a mean over images.
-fn of_mean(learner: &Learner, mut parts: Parts) -> (Objective, NamedGradients) {
+fn of_mean(learner: &mut Learner, mut parts: Parts) -> (Objective, NamedGradients) {
     let images = parts.batch.images as f64;
     let (mut embedded, mut sum) = (vec![], NamedGradients::default());
     // Last to first, as everywhere, so that one order of sums serves all methods.

@@ -106,8 +106,8 @@ impl Trainer {
     pub fn step_watched(self, batch: Batch, rates: impl Into<Rates>) -> (Self, StepOutput) {
         let rates = rates.into();
         let Self { learner, mut optimizer, micro, mut average } = self;
-        let learner = learner.before_step(&rates);
-        let (objective, gradients) = grad_cache::gradients(&learner, micro, batch);
+        let mut learner = learner.before_step(&rates);
+        let (objective, gradients) = grad_cache::gradients(&mut learner, micro, batch);
         if let Some(weight_decay) = rates.weight_decay {
             optimizer.set_weight_decay(weight_decay);
         }
@@ -124,7 +124,7 @@ impl Trainer {
 
     /// The objective of a batch and the gradients of all parameters; nothing is moved.
     pub fn gradients(&self, batch: Batch) -> (Objective, NamedGradients) {
-        grad_cache::gradients(&self.learner, self.micro, batch)
+        grad_cache::gradients(&mut self.learner.clone(), self.micro, batch)
     }
 
     /// What is trained.

@@ -7,7 +7,9 @@
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
 mod files;
+mod ijepa;
 mod mae;
+mod moco_v3;
 mod ocl;
 
 use files::goldens;
