@@ -42,9 +42,10 @@ pub(crate) struct EmbedArgs {
     /// The file, .npy, .safetensors or .parquet; an interrupted one is resumed
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// cls (class token), mean (of the patch tokens) or patches (all of them)
-    #[arg(long, default_value = "cls")]
-    what: Embedding,
+    /// cls (class token), mean (of the patch tokens) or patches (all of them) [default: cls, or mean
+    /// for weights that want it]
+    #[arg(long)]
+    what: Option<Embedding>,
 }
 
 #[derive(Args, Debug)]
@@ -60,9 +61,9 @@ pub(crate) struct NeighboursArgs {
     /// Neighbours shown
     #[arg(long, default_value_t = 8)]
     k: usize,
-    /// cls or mean
-    #[arg(long, default_value_t = Pooling::Cls)]
-    pool: Pooling,
+    /// cls or mean [default: cls, or mean for weights that want it]
+    #[arg(long)]
+    pool: Option<Pooling>,
     /// Features of PATH that embed wrote, of the same encoder and pool [default: made now]
     #[arg(long, value_name = "FILE.npy")]
     features: Option<PathBuf>,
@@ -85,12 +86,13 @@ fn open(args: &EncoderArgs, data: &str) -> Result<(Encoder, Arc<Source>)> {
 /// Runs `embed`.
 pub(crate) fn run_embed(args: &EmbedArgs) -> Result<()> {
     let device = args.encoder.common.backend.device()?;
-    let (Encoder { vit, weights, preparation, .. }, source) = open(&args.encoder, &args.data)?;
+    let (Encoder { vit, pooling, weights, preparation, .. }, source) =
+        open(&args.encoder, &args.data)?;
     let reading = preparation.reading(default_encode_batch(args.encoder.common.backend));
     let digest = WeightsRecord::of(&weights)?.sha256;
+    let what = args.what.unwrap_or(Embedding::Pooled(pooling));
     let mut progress = Progress::stderr();
-    let done =
-        embed(&vit, args.what, &source, &reading, &digest, &args.out, &device, &mut progress)?;
+    let done = embed(&vit, what, &source, &reading, &digest, &args.out, &device, &mut progress)?;
     if done > 0 {
         println!("{done} images were there already");
     }
@@ -101,8 +103,10 @@ pub(crate) fn run_embed(args: &EmbedArgs) -> Result<()> {
 /// Runs `neighbours`.
 pub(crate) fn run_neighbours(args: &NeighboursArgs) -> Result<()> {
     let device = args.encoder.common.backend.device()?;
-    let (Encoder { vit, weights, preparation, .. }, source) = open(&args.encoder, &args.data)?;
+    let (Encoder { vit, pooling, weights, preparation, .. }, source) =
+        open(&args.encoder, &args.data)?;
     let reading = preparation.reading(default_encode_batch(args.encoder.common.backend));
+    let pooling = args.pool.unwrap_or(pooling);
     let mut progress = Progress::stderr();
     let bank = match &args.features {
         Some(file) => read_features(file)?,
@@ -111,7 +115,7 @@ pub(crate) fn run_neighbours(args: &NeighboursArgs) -> Result<()> {
                 std::env::temp_dir().join(format!("ocl-neighbours-{}", std::process::id()));
             std::fs::create_dir_all(&folder)?;
             let file = folder.join("features.npy");
-            let what = Embedding::Pooled(args.pool);
+            let what = Embedding::Pooled(pooling);
             let key = weights.display().to_string();
             embed(&vit, what, &source, &reading, &key, &file, &device, &mut progress)?;
             let bank = read_features(&file);
@@ -142,7 +146,7 @@ pub(crate) fn run_neighbours(args: &NeighboursArgs) -> Result<()> {
                 decode(&bytes).with_context(|| format!("cannot decode {query}"))?
             }
         };
-        queries.extend(feature_of(&vit, args.pool, &image, &reading, &source, &device)?);
+        queries.extend(feature_of(&vit, pooling, &image, &reading, &source, &device)?);
         own.push(number);
         rows.push(vec![image]);
     }

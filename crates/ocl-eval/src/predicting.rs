@@ -7,7 +7,8 @@ use anyhow::Result;
 use clap::Args;
 use ocl_data::{SourceKind, Split};
 use ocl_eval::{
-    PredictOptions, PredictionFormat, Progress, default_encode_batch, open_encoder, predict,
+    EvalError, PredictOptions, PredictionFormat, Progress, default_encode_batch, open_encoder,
+    predict,
 };
 use ocl_model::OpenOptions;
 use ocl_train::Backend;
@@ -57,10 +58,14 @@ pub(crate) fn run(args: &PredictArgs) -> Result<()> {
     };
     out.write_all(args.format.heading().as_bytes())?;
     let mut progress = Progress::stderr();
-    let unreadable =
-        predict(&encoder, &args.images, &options, &device, &mut progress, |predicted| {
-            out.write_all(args.format.lines(predicted).as_bytes())
-        })?;
+    let told = predict(&encoder, &args.images, &options, &device, &mut progress, |predicted| {
+        out.write_all(args.format.lines(predicted).as_bytes())
+    });
+    let unreadable = match told {
+        // A reader that closes early (`| head`) is no error of ours.
+        Err(EvalError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+        told => told?,
+    };
     out.flush()?;
     if unreadable > 0 {
         eprintln!("{unreadable} could not be read");
