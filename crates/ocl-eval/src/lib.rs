@@ -32,9 +32,9 @@ pub use features::{
     Preparation, Run, Splits, Subject, WeightsRecord, choose_encoder, default_encode_batch, embed,
     extract, feature_of, features, geometry, open_encoder, read_features,
 };
-pub use finetune::{FinetunePlan, FinetuneRecipe, Finetuned, finetune};
+pub use finetune::{FinetunePlan, FinetuneRecipe, finetune};
 pub use heads::{BatchNorm, Head, Lars};
-pub use predict::{Answer, PredictOptions, Predicted, PredictionFormat, predict};
+pub use predict::{PredictOptions, Predicted, PredictionFormat, predict};
 pub use progress::Progress;
 pub use protocols::{EvalRecipe, KnnConfig, Protocol, ShiftedSet, knn, linear_cached, nearest};
 pub use report::{

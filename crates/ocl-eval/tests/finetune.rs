@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use ocl_data::{SourceKind, Split};
-use ocl_eval::{PredictOptions, Progress, open_encoder, predict};
+use ocl_eval::{PredictOptions, Predicted, Progress, open_encoder, predict};
 use ocl_model::OpenOptions;
 use ocl_train::Backend;
 use serde_json::Value;
@@ -120,7 +120,7 @@ fn a_fine_tuned_file_goes_everywhere() {
     let mut all = vec![];
     for path in [&out, &weights, &folder] {
         let encoder = open_encoder(path, &OpenOptions::default(), &device).unwrap();
-        let (mut found, mut progress) = (vec![], Progress::silent());
+        let (mut found, mut progress) = (Vec::<Predicted>::new(), Progress::silent());
         let unreadable = predict(&encoder, &asked, &options, &device, &mut progress, |one| {
             found.push(one.clone());
             Ok(())

@@ -4,5 +4,6 @@ mod classify;
 mod format;
 mod images;
 
-pub use classify::{Answer, PredictOptions, Predicted, predict};
+pub(crate) use classify::Answer;
+pub use classify::{PredictOptions, Predicted, predict};
 pub use format::PredictionFormat;
