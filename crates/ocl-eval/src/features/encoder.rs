@@ -165,3 +165,32 @@ impl Preparation {
         Preprocessing { mean, std, crop_ratio: 1.0 / self.resize_ratio }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ocl_model::{VitConfig, save_weights};
+
+    #[test]
+    fn a_file_decides_its_pooling_and_a_folder_that_has_not_ended_says_so() {
+        let (device, options) = (Device::default(), OpenOptions::default());
+        let config =
+            VitConfig { image_px: 8, patch_px: 4, width: 8, depth: 1, heads: 2, mlp_ratio: 4 };
+        let vit = Vit::new(&config, 1, &device).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        for (vit, pooling) in
+            [(vit.clone(), Pooling::Cls), (vit.without_cls_token(), Pooling::Mean)]
+        {
+            save_weights(&vit, &path, &[]).unwrap();
+            let encoder = open_encoder(&path, &options, &device).unwrap();
+            assert_eq!((encoder.pooling, encoder.preparation_said), (pooling, false));
+            assert!(encoder.head.is_none() && encoder.preparation.geometry.image_px == 8);
+        }
+        std::fs::write(folder.path().join("finetune.toml"), "").unwrap();
+        let error = open_encoder(folder.path(), &options, &device).unwrap_err().to_string();
+        assert!(error.contains("finetune --resume"), "{error}");
+        let error = choose_encoder(None, None, &options, &device).unwrap_err().to_string();
+        assert!(error.contains("--run RUN or --weights FILE"), "{error}");
+    }
+}
