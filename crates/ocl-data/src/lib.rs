@@ -34,36 +34,33 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+/// The example of the README is tested.
+#[cfg(all(doctest, feature = "embedded"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod augment;
-mod blocks;
 mod decode;
 mod error;
-mod geometry;
 mod loader;
-mod normalise;
 mod pack;
-mod patchify;
-mod pixels;
+mod picture;
 mod random;
 mod resample;
-mod sample;
 mod source;
 mod view;
 
 pub use augment::{Augmentation, Augmenter, Jitter, Mix, SupervisedAugment};
-pub use blocks::{BlockMasks, Blocks};
 pub use decode::{ImageHeader, MAX_PIXELS, PartDecoder, decode};
 pub use error::{ImageError, LoaderError, SourceError};
-pub use geometry::{Geometry, MOST_CROP_PX, Normalisation};
 pub use loader::{
-    Batch, Loader, LoaderConfig, Order, StageTimes, SupervisedBatch, SupervisedConfig,
-    SupervisedLoader,
+    Loader, LoaderConfig, Order, StageTimes, SupervisedBatch, SupervisedConfig, SupervisedLoader,
 };
 pub use pack::{PackOptions, Packed, pack};
-pub use patchify::patchify;
-pub use pixels::RgbImage;
+pub use picture::{Crop, Geometry, MOST_CROP_PX, Normalisation, RgbImage, patchify, sample_crop};
 pub use random::{Draws, Purpose};
 pub use resample::{Filter, Resampler, Window};
-pub use sample::centre_crop;
 pub use source::{Source, SourceKind, Split};
-pub use view::{Augment, Crop, EvalView, Keep, TrainCrop, TrainView, View, sample_crop};
+pub use view::{
+    Augment, Batch, BlockMasks, Blocks, EvalView, Keep, TrainCrop, TrainView, View, centre_crop,
+};

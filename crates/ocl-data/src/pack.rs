@@ -8,10 +8,10 @@ use libjpeg_turbo_rs::{Encoder, PixelFormat, Subsampling};
 
 use crate::decode::decode;
 use crate::error::ImageError;
-use crate::pixels::RgbImage;
+use crate::picture::Crop;
+use crate::picture::RgbImage;
 use crate::resample::{Filter, Resampler, Window};
 use crate::source::{Room, Source, Split, Stored, append, finish};
-use crate::view::Crop;
 
 /// How a source is packed.
 #[derive(Clone, Copy, Debug, PartialEq)]

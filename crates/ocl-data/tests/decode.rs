@@ -18,17 +18,20 @@ fn fixtures() -> PathBuf {
 fn equals_pillow() {
     let expect = std::fs::read(fixtures().join("expect.safetensors")).unwrap();
     let expect = SafeTensors::deserialize(&expect).unwrap();
-    let mut wrong = Vec::new();
+    let (mut wrong, mut compared) = (Vec::new(), 0);
     for (name, tensor) in expect.tensors() {
         let name = name.strip_prefix("expect.").unwrap().to_string();
         let image = decode(&std::fs::read(fixtures().join(&name)).unwrap()).unwrap();
         let shape = [image.height_px as usize, image.width_px as usize, 3];
         assert_eq!(shape, tensor.shape(), "{name}");
+        assert_eq!(image.pixels.len(), tensor.data().len(), "{name}");
+        compared += 1;
         let worst = image.pixels.iter().zip(tensor.data()).map(|(a, b)| a.abs_diff(*b)).max();
         if worst > Some(0) {
             wrong.push((name, worst));
         }
     }
+    assert!(compared >= 20, "only {compared} pictures of Pillow's");
     assert!(wrong.is_empty(), "differ from Pillow by so many levels: {wrong:?}");
 }
 
@@ -85,10 +88,25 @@ fn files_that_are_no_images() {
     assert!(matches!(decode(b"\x89PNG\r\n\x1a\n"), Err(ImageError::Container(_))));
 }
 
-/// Files cut short or damaged anywhere give an error or pixels, and never a panic or a hang.
+/// Files cut short or damaged anywhere give an error or a picture of the header's size, and never a
+/// panic or a hang.
 #[test]
 fn damaged_files() {
     let mut draws = Draws::new(9, 0, 0, Purpose::Test);
+    let (mut read, mut refused) = (0, 0);
+    let mut count = |made: Result<RgbImage, ImageError>, header: Option<(u32, u32)>| match made {
+        Ok(image) => {
+            let size = (image.width_px, image.height_px);
+            assert_eq!(Some(size.0), header.map(|header| header.0), "a width that nobody promised");
+            assert!(image.pixels.len() >= size.0 as usize * size.1 as usize * 3);
+            read += 1;
+        }
+        Err(_) => refused += 1,
+    };
+    let size = |bytes: &[u8]| {
+        let header = ImageHeader::read(bytes).ok()?;
+        Some((header.width_px, header.height_px))
+    };
     for entry in std::fs::read_dir(fixtures()).unwrap() {
         let path = entry.unwrap().path();
         let whole = std::fs::read(&path).unwrap();
@@ -96,7 +114,7 @@ fn damaged_files() {
             continue;
         }
         for len in (0..whole.len()).step_by(1 + whole.len() / 60) {
-            let _ = decode(&whole[..len]);
+            count(decode(&whole[..len]), size(&whole[..len]));
         }
         for _ in 0..200 {
             let mut damaged = whole.clone();
@@ -106,10 +124,13 @@ fn damaged_files() {
             }
             if let Ok(header) = ImageHeader::read(&damaged) {
                 let rows = 1 + draws.below(header.height_px);
-                let _ = header.decode(&mut damaged, rows, &mut RgbImage::default());
+                let (size, mut image) = (size(&damaged), RgbImage::default());
+                let made = header.decode(&mut damaged, rows, &mut image);
+                count(made.map(|()| image), size);
             }
         }
     }
+    assert!(read > 500 && refused > 500, "{read} read, {refused} refused");
 }
 
 /// A file cut short is refused wherever a crop lies: how far down it reaches must not decide.

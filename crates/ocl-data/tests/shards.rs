@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::Path;
+#[cfg(target_os = "linux")]
 use std::process::Command;
 use std::sync::Arc;
 
@@ -86,6 +87,7 @@ fn resized_shards_are_of_the_size_and_skip_alike() {
         if raw {
             plain = made.patches;
         } else {
+            assert_eq!(made.patches.len(), plain.len());
             let pairs = made.patches.iter().zip(&plain);
             let mean =
                 pairs.map(|(a, b)| f64::from((a - b).abs())).sum::<f64>() / plain.len() as f64;
@@ -94,14 +96,15 @@ fn resized_shards_are_of_the_size_and_skip_alike() {
     }
 }
 
-/// `tar` and Python read what is written, and what `tar` writes is read.
+/// `tar` reads what is written, and what `tar` writes is read.
+#[cfg(target_os = "linux")]
 #[test]
 fn other_programs_read_and_write_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let source = folder(&dir.path().join("images"));
     let to = dir.path().join("shards");
     let shard = packed(&source, &to, PackOptions::default()).shards.remove(0);
-    let Ok(listed) = Command::new("tar").arg("-tf").arg(&shard).output() else { return };
+    let listed = Command::new("tar").arg("-tf").arg(&shard).output().expect("tar is installed");
     assert!(listed.status.success());
     let listed = String::from_utf8(listed.stdout).unwrap();
     assert_eq!(

@@ -3,25 +3,32 @@
 //! Fifteen operations with the ranges that fine-tuning recipes name `rand-m9-mstd0.5-inc1`: a greater
 //! magnitude always changes more. Fifteen short functions of a picture, each tested by what it must do.
 
-use super::supervised::SupervisedAugment;
 use crate::random::Draws;
 
 /// Operations there are.
 const OPERATIONS: u32 = 15;
+
+/// How operations are drawn.
+pub(super) struct RandAugment {
+    pub(super) operations: usize,
+    /// Mean and standard deviation of the magnitude, 0 to 10.
+    pub(super) magnitude: (f64, f64),
+    /// Probability that an operation is applied.
+    pub(super) probability: f64,
+}
 
 /// Applies the operations drawn to a picture `[side, side, 3]`; `fill` is what comes in from outside.
 pub(super) fn randaugment(
     pixels: &mut Vec<u8>,
     side: usize,
     fill: [u8; 3],
-    augment: &SupervisedAugment,
+    settings: &RandAugment,
     draws: &mut Draws,
 ) {
-    for _ in 0..augment.randaugment_operations {
+    for _ in 0..settings.operations {
         let operation = draws.below(OPERATIONS);
-        let applied = draws.unit() < augment.randaugment_probability;
-        let magnitude =
-            augment.randaugment_magnitude + augment.randaugment_deviation * draws.normal();
+        let applied = draws.unit() < settings.probability;
+        let magnitude = settings.magnitude.0 + settings.magnitude.1 * draws.normal();
         let level = magnitude.clamp(0.0, 10.0) / 10.0;
         let sign = if draws.unit() < 0.5 { -1.0 } else { 1.0 };
         if applied {

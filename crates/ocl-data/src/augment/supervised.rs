@@ -3,13 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::erase::erase;
-use super::randaugment::randaugment;
-use crate::geometry::Normalisation;
-use crate::normalise::Normaliser;
-use crate::pixels::RgbImage;
+use super::randaugment::{RandAugment, randaugment};
+use crate::picture::Normalisation;
+use crate::picture::Normaliser;
+use crate::picture::RgbImage;
+use crate::picture::{Crop, sample_crop};
 use crate::random::{Draws, Purpose};
 use crate::resample::{Filter, Resampler, Window};
-use crate::view::{Crop, sample_crop};
 
 /// Augmentation of labelled images, with the keys of a recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,7 +75,12 @@ impl ImageMaker {
         if crop.unit() < augment.flip {
             mirror(&mut pixels, side);
         }
-        randaugment(&mut pixels, side, *fill, augment, &mut draws(Purpose::RandAugment));
+        let settings = RandAugment {
+            operations: augment.randaugment_operations,
+            magnitude: (augment.randaugment_magnitude, augment.randaugment_deviation),
+            probability: augment.randaugment_probability,
+        };
+        randaugment(&mut pixels, side, *fill, &settings, &mut draws(Purpose::RandAugment));
         normaliser.patch(&pixels, side * 3, side * 3, false, out);
         erase(out, side, augment.erase, &mut draws(Purpose::Erase));
     }
@@ -92,13 +97,13 @@ fn mirror(pixels: &mut [u8], side: usize) {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
-    use crate::geometry::Geometry;
-    use crate::patchify::{cut, patchify};
+    use crate::picture::Geometry;
+    use crate::picture::{cut, patchify};
 
     /// The augmentation that MAE fine-tunes ViT-B with.
-    pub(in crate::augment) fn mae() -> SupervisedAugment {
+    fn mae() -> SupervisedAugment {
         SupervisedAugment {
             crop_scale: [0.08, 1.0],
             crop_ratio: [0.75, 4.0 / 3.0],

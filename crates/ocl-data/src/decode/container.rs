@@ -7,7 +7,7 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
 use super::{MAX_DECODER_BYTES, MAX_PIXELS};
 use crate::error::ImageError;
-use crate::pixels::RgbImage;
+use crate::picture::RgbImage;
 
 /// Size of the upright image, from the header.
 pub(super) fn size(bytes: &[u8], format: ImageFormat) -> Result<(u32, u32), ImageError> {

@@ -10,7 +10,7 @@ use libjpeg_turbo_rs::{DecodeLimits, Decoder, PixelFormat};
 use super::markers::Markers;
 use super::{MAX_DECODER_BYTES, MAX_PIXELS};
 use crate::error::ImageError;
-use crate::pixels::RgbImage;
+use crate::picture::RgbImage;
 
 /// Rows decoded beyond the last one wanted. Chroma is stored at up to a quarter of the rows and
 /// smoothed between neighbours, so a pixel depends on up to 7 rows below it.

@@ -9,8 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::error::ImageError;
-use crate::pixels::RgbImage;
-use crate::view::Crop;
+use crate::picture::Crop;
+use crate::picture::RgbImage;
 
 /// The most pixels an image may have: 200 million, 600 MB of RGB. A header that promises more is
 /// refused before memory is taken.

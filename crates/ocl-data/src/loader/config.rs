@@ -1,9 +1,7 @@
-//! A loader's settings and what comes out of it.
+//! A loader's settings.
 
 use std::ops::Range;
 use std::path::PathBuf;
-
-use crate::blocks::Blocks;
 
 /// In which order samples come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,53 +58,6 @@ impl Default for LoaderConfig {
             subset: None,
             rank: 0,
             world_size: 1,
-        }
-    }
-}
-
-/// The kept patches of `C` crops of each of `N` images, and where they lie.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Batch {
-    /// Its epoch.
-    pub epoch: u64,
-    /// Its number in the epoch.
-    pub index: u64,
-    /// `[N]`: index of each image in the source; a replacement's where an image was unreadable.
-    pub samples: Vec<u64>,
-    /// `[N]`: class of each image; empty without labels.
-    pub labels: Vec<u32>,
-    /// `[N, C, K, P * P * 3]`: normalised; inside a patch row, column, channel.
-    pub patches: Vec<f32>,
-    /// `[N, C, K]`: row-major place of each patch in the grid.
-    pub positions: Vec<u32>,
-    /// `N`; smaller than asked for in the last batch of a sequential run, or where an image of such
-    /// a run was unreadable.
-    pub images: usize,
-    /// Crops of each image, `C`.
-    pub crops: usize,
-    /// `K`.
-    pub kept: usize,
-    /// `P * P * 3`.
-    pub patch_len: usize,
-    /// Which patches are context and targets, where the view draws blocks.
-    pub blocks: Option<Blocks>,
-}
-
-impl Default for Batch {
-    /// No image, one crop of each.
-    fn default() -> Batch {
-        Batch {
-            epoch: 0,
-            index: 0,
-            samples: Vec::new(),
-            labels: Vec::new(),
-            patches: Vec::new(),
-            positions: Vec::new(),
-            images: 0,
-            crops: 1,
-            kept: 0,
-            patch_len: 0,
-            blocks: None,
         }
     }
 }

@@ -9,6 +9,7 @@ mod config;
 mod order;
 mod quarantine;
 mod room;
+mod sample;
 mod stages;
 mod supervised;
 mod worker;
@@ -21,13 +22,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-pub use config::{Batch, LoaderConfig, Order};
+pub use config::{LoaderConfig, Order};
 pub use stages::StageTimes;
 pub use supervised::{SupervisedBatch, SupervisedConfig, SupervisedLoader};
 
 use crate::error::LoaderError;
 use crate::source::Source;
-use crate::view::View;
+use crate::view::{Batch, View};
 use order::{BatchId, EpochOrder, batches_per_epoch};
 use quarantine::Quarantine;
 use room::Lent;
@@ -308,7 +309,7 @@ impl Drop for Loader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::geometry::{Geometry, Normalisation};
+    use crate::picture::{Geometry, Normalisation};
     use crate::view::EvalView;
 
     #[test]

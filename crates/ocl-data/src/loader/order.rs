@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{LoaderConfig, Order};
+use super::config::{LoaderConfig, Order};
 use crate::error::LoaderError;
 use crate::random::{Draws, Purpose};
 use crate::source::Source;

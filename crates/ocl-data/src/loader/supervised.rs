@@ -10,8 +10,8 @@ use std::thread::JoinHandle;
 use super::quarantine::Quarantine;
 use crate::augment::{ImageMaker, Mix, SupervisedAugment};
 use crate::error::{ImageError, LoaderError};
-use crate::geometry::{Geometry, Normalisation};
-use crate::patchify::cut;
+use crate::picture::cut;
+use crate::picture::{Geometry, Normalisation};
 use crate::random::{Draws, Purpose};
 use crate::source::Source;
 

@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
 
+use super::config::{LoaderConfig, Order};
 use super::order::EpochOrder;
 use super::room::Piece;
-use super::{LoaderConfig, Order, StageTimes};
+use super::sample::SampleMaker;
+use super::stages::StageTimes;
 use crate::decode::panic_message;
 use crate::error::{ImageError, LoaderError};
-use crate::sample::SampleMaker;
 use crate::source::Source;
 use crate::view::View;
 

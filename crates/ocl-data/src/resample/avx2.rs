@@ -14,9 +14,7 @@ use std::arch::x86_64::{
 };
 use std::ops::Range;
 
-use super::axis::Axis;
-use super::passes::Rows;
-use super::{HALF, PRECISION_BITS};
+use super::axis::{Axis, HALF, PRECISION_BITS, Rows};
 
 /// Bits of a weight's lower half: few enough that it is positive in 16 bits, and so is the upper
 /// half.

@@ -15,9 +15,7 @@ use std::arch::x86_64::{
 };
 use std::ops::Range;
 
-use super::axis::Axis;
-use super::passes::Rows;
-use super::{HALF, PRECISION_BITS};
+use super::axis::{Axis, HALF, PRECISION_BITS, Rows};
 
 /// The most taps that are served, those of a picture made seven times smaller: what sixteen
 /// neighbouring bytes are made from lies in two registers.

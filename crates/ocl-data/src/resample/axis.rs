@@ -4,7 +4,18 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::PRECISION_BITS;
+/// Fractional bits of a weight: 8 bits of pixel and 2 bits for the overshoot stay below 32.
+pub(super) const PRECISION_BITS: u32 = 32 - 8 - 2;
+/// A half, so that the cut-off bits round.
+pub(super) const HALF: i32 = 1 << (PRECISION_BITS - 1);
+
+/// Rows of pixels `stride` bytes apart. The first byte belongs to the row or column `first`.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    pub(super) pixels: &'a [u8],
+    pub(super) stride: usize,
+    pub(super) first: u32,
+}
 
 /// How a resized pixel weighs those that it is made from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

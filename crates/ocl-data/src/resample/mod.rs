@@ -17,16 +17,10 @@ use std::ops::Range;
 
 pub use axis::Filter;
 
-use axis::Axis;
-use passes::Rows;
+use axis::{Axis, Rows};
 
-use crate::pixels::RgbImage;
-use crate::view::Crop;
-
-/// Fractional bits of a weight: 8 bits of pixel and 2 bits for the overshoot stay below 32.
-const PRECISION_BITS: u32 = 32 - 8 - 2;
-/// A half, so that the cut-off bits round.
-const HALF: i32 = 1 << (PRECISION_BITS - 1);
+use crate::picture::Crop;
+use crate::picture::RgbImage;
 
 /// A crop of an image and the size it is resized to. The filter sees nothing outside the crop, as
 /// when the crop is cut out first.

@@ -2,16 +2,7 @@
 
 use std::ops::Range;
 
-use super::axis::Axis;
-use super::{HALF, PRECISION_BITS};
-
-/// Rows of pixels `stride` bytes apart. The first byte belongs to the row or column `first`.
-#[derive(Clone, Copy)]
-pub(super) struct Rows<'a> {
-    pub(super) pixels: &'a [u8],
-    pub(super) stride: usize,
-    pub(super) first: u32,
-}
+use super::axis::{Axis, HALF, PRECISION_BITS, Rows};
 
 /// Makes the output columns `xs` of as many rows as fit into `out`, `[rows, xs, 3]`.
 pub(super) fn horizontal(columns: &Axis, xs: Range<u32>, from: Rows, out: &mut [u8]) {
@@ -86,7 +77,7 @@ fn to_level(sum: i32) -> u8 {
 mod tests {
     use super::*;
     use crate::random::{Draws, Purpose};
-    use crate::resample::Filter;
+    use crate::resample::axis::Filter;
 
     type Horizontal = fn(&Axis, Range<u32>, Rows, &mut [u8]);
     type Vertical = fn(&Axis, Range<u32>, Rows, &mut [u8], usize);
@@ -98,16 +89,18 @@ mod tests {
         {
             use crate::resample::{avx2, avx512};
             if is_x86_feature_detected!("avx2") && axis.most_taps() <= avx2::MAX_TAPS {
-                // SAFETY: the processor has just been found to have AVX2.
                 passes.push((
+                    // SAFETY: the processor has just been found to have AVX2.
                     |a, b, c, d| unsafe { avx2::horizontal(a, b, c, d) },
+                    // SAFETY: as above.
                     |a, b, c, d, e| unsafe { avx2::vertical(a, b, c, d, e) },
                 ));
             }
             if avx512::serves(axis) {
-                // SAFETY: the processor has just been found to have what this needs.
                 passes.push((
+                    // SAFETY: the processor has just been found to have what this needs.
                     |a, b, c, d| unsafe { avx512::horizontal(a, b, c, d) },
+                    // SAFETY: as above.
                     |a, b, c, d, e| unsafe { avx512::vertical(a, b, c, d, e) },
                 ));
             }

@@ -3,8 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
+use super::kind::Split;
 use super::memory::Memory;
-use super::{Source, Split, Store, damaged, read_file};
+use super::opened::{Opened, damaged, read_file};
 use crate::error::SourceError;
 
 const SIDE_PX: u32 = 32;
@@ -61,12 +62,12 @@ pub(super) fn recognise100(root: &Path) -> bool {
 }
 
 /// Opens CIFAR-10.
-pub(super) fn open10(root: &Path, split: Split) -> Result<Source, SourceError> {
+pub(super) fn open10(root: &Path, split: Split) -> Result<Opened<Memory>, SourceError> {
     CIFAR10.open(root, split)
 }
 
 /// Opens CIFAR-100 with its fine labels.
-pub(super) fn open100(root: &Path, split: Split) -> Result<Source, SourceError> {
+pub(super) fn open100(root: &Path, split: Split) -> Result<Opened<Memory>, SourceError> {
     CIFAR100.open(root, split)
 }
 
@@ -78,7 +79,7 @@ impl Variant {
             .find(|dir| dir.join(self.train[0]).is_file() || dir.join(self.test).is_file())
     }
 
-    fn open(&self, root: &Path, split: Split) -> Result<Source, SourceError> {
+    fn open(&self, root: &Path, split: Split) -> Result<Opened<Memory>, SourceError> {
         let files = match split {
             Split::Train => self.train,
             Split::Test => &[self.test][..],
@@ -122,8 +123,8 @@ impl Variant {
             }
             memory.files.push(((*file).into(), bytes.len() / record));
         }
-        Ok(Source {
-            store: Store::Memory(memory),
+        Ok(Opened {
+            store: memory,
             labels: Some(labels),
             class_names: self.class_names(&dir),
             title: (self.title.into(), format!("{split} images")),

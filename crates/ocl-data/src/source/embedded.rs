@@ -2,16 +2,18 @@
 //!
 //! `data/README.md` states origin, licence and how they were drawn.
 
-use super::{Source, Split};
+use super::kind::Split;
+use super::memory::Memory;
+use super::opened::Opened;
 use crate::error::SourceError;
 
 #[cfg(not(feature = "embedded"))]
-pub(super) fn open(_split: Split) -> Result<Source, SourceError> {
+pub(super) fn open(_split: Split) -> Result<Opened<Memory>, SourceError> {
     Err(SourceError::NotEmbedded)
 }
 
 #[cfg(feature = "embedded")]
-pub(super) fn open(split: Split) -> Result<Source, SourceError> {
+pub(super) fn open(split: Split) -> Result<Opened<Memory>, SourceError> {
     use super::idx::{Idx, gunzip, source};
     use std::path::PathBuf;
 

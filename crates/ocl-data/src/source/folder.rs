@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::{Source, Split, Store};
+use super::kind::Split;
+use super::opened::Opened;
 use crate::error::SourceError;
 
 /// Extensions of image files, in lower case. What a file really is is told by its first bytes.
@@ -51,7 +52,7 @@ impl Folder {
 }
 
 /// Opens a part of a folder.
-pub(super) fn open(root: &Path, split: Split) -> Result<Source, SourceError> {
+pub(super) fn open(root: &Path, split: Split) -> Result<Opened<Folder>, SourceError> {
     let train = existing(root, &["train"]);
     let test = existing(root, &["val", "test", "validation"]);
     let base = match (split, &train, &test) {
@@ -107,7 +108,7 @@ pub(super) fn open(root: &Path, split: Split) -> Result<Source, SourceError> {
     } else if loose < files.len() {
         title.1 = format!("{} ({loose} of them beside the class folders)", title.1);
     }
-    Ok(Source { store: Store::Folder(Folder { root: base, files }), labels, class_names, title })
+    Ok(Opened { store: Folder { root: base, files }, labels, class_names, title })
 }
 
 fn existing(root: &Path, names: &[&str]) -> Option<PathBuf> {

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 
+use super::kind::Split;
 use super::memory::Memory;
-use super::{Source, Split, Store, damaged, read_file};
+use super::opened::{Opened, damaged, read_file};
 use crate::error::SourceError;
 
 /// The most bytes an unpacked file may have: a gzip file can promise any number.
@@ -21,7 +22,7 @@ pub(super) fn recognise(root: &Path) -> bool {
 }
 
 /// Opens a folder of IDX files.
-pub(super) fn open(root: &Path, split: Split) -> Result<Source, SourceError> {
+pub(super) fn open(root: &Path, split: Split) -> Result<Opened<Memory>, SourceError> {
     let Some(images_path) = find(root, split, "images", 3) else {
         let wanted = match split {
             Split::Train => "train-images-idx3-ubyte",
@@ -52,7 +53,7 @@ pub(super) fn source(
     labels: Option<(Idx, PathBuf)>,
     title: (String, String),
     class_names: Vec<String>,
-) -> Result<Source, SourceError> {
+) -> Result<Opened<Memory>, SourceError> {
     let [count, height, width] = images.dims[..] else {
         let reason = format!("has {} dimensions, images need 3", images.dims.len());
         return Err(damaged(&images_path, reason));
@@ -85,7 +86,7 @@ pub(super) fn source(
         pixels: images.values,
         files: vec![(name, count)],
     };
-    Ok(Source { store: Store::Memory(memory), labels, class_names, title })
+    Ok(Opened { store: memory, labels, class_names, title })
 }
 
 /// The file of a split: `train-images-idx3-ubyte`, with or without a prefix (EMNIST's

@@ -1,6 +1,6 @@
 //! Small pictures of one size, all in memory.
 
-use crate::pixels::RgbImage;
+use crate::picture::RgbImage;
 
 /// Pictures of `width_px` x `height_px` with 1 or 3 interleaved channels.
 #[derive(Debug)]

@@ -1,100 +1,28 @@
-//! Data sets: a folder of images, IDX files, CIFAR binaries, the embedded set.
+//! Data sets: a folder of images, IDX files, CIFAR binaries, tar shards, the embedded set.
 
+mod archives;
 mod cifar;
 mod embedded;
 mod folder;
 mod idx;
+mod kind;
 mod memory;
+mod opened;
 mod shards;
 mod tar;
 
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
-
-use serde::{Deserialize, Serialize};
 
 use crate::decode::decode;
 use crate::error::{ImageError, SourceError};
-use crate::pixels::RgbImage;
+use crate::picture::RgbImage;
 use folder::Folder;
+pub use kind::{SourceKind, Split};
 use memory::Memory;
+use opened::Opened;
 pub(crate) use shards::Raw;
 use shards::Shards;
 pub(crate) use tar::{append, finish};
-
-/// Which part of a data set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Split {
-    /// The images to learn from.
-    Train,
-    /// The images to measure on.
-    Test,
-}
-
-impl fmt::Display for Split {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
-            Split::Train => "train",
-            Split::Test => "test",
-        })
-    }
-}
-
-/// How a data set is stored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SourceKind {
-    /// Told from the path alone.
-    #[default]
-    Auto,
-    /// JPEG, PNG, WebP, BMP and GIF files: `ROOT/train/CLASS/*` beside `val` or `test`,
-    /// `ROOT/CLASS/*`, or a flat folder without labels.
-    Folder,
-    /// The MNIST family's IDX files, gzipped or not.
-    Idx,
-    /// CIFAR-10, binary version.
-    Cifar10,
-    /// CIFAR-100, binary version, fine labels.
-    Cifar100,
-    /// Tar archives as WebDataset lays them out: a `.tar`, a range `train-{0000..0146}.tar`, or a
-    /// folder of them.
-    Shards,
-    /// The 10,000 Fashion-MNIST images inside the program.
-    Embedded,
-}
-
-impl FromStr for SourceKind {
-    type Err = SourceError;
-
-    fn from_str(name: &str) -> Result<SourceKind, SourceError> {
-        Ok(match name {
-            "auto" => SourceKind::Auto,
-            "folder" => SourceKind::Folder,
-            "idx" => SourceKind::Idx,
-            "cifar10" => SourceKind::Cifar10,
-            "cifar100" => SourceKind::Cifar100,
-            "shards" => SourceKind::Shards,
-            "embedded" => SourceKind::Embedded,
-            _ => return Err(SourceError::UnknownKind(name.into())),
-        })
-    }
-}
-
-impl std::fmt::Display for SourceKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            SourceKind::Auto => "auto",
-            SourceKind::Folder => "folder",
-            SourceKind::Idx => "idx",
-            SourceKind::Cifar10 => "cifar10",
-            SourceKind::Cifar100 => "cifar100",
-            SourceKind::Shards => "shards",
-            SourceKind::Embedded => "embedded",
-        })
-    }
-}
 
 impl SourceKind {
     /// The kind that a path alone suggests; never [`SourceKind::Auto`]. Whether anything is there
@@ -103,7 +31,7 @@ impl SourceKind {
         let root = Path::new(path);
         if path == "embedded" && !root.exists() {
             SourceKind::Embedded
-        } else if shards::recognise(path) {
+        } else if archives::recognise(path) {
             SourceKind::Shards
         } else if idx::recognise(root) {
             SourceKind::Idx
@@ -123,8 +51,6 @@ pub struct Source {
     store: Store,
     labels: Option<Vec<u32>>,
     class_names: Vec<String>,
-    /// What it is and what its samples are, for [`Source::describe`]: `("CIFAR-10", "train
-    /// images")`.
     title: (String, String),
 }
 
@@ -171,10 +97,10 @@ impl Source {
     pub fn open(path: &str, kind: SourceKind, split: Split) -> Result<Source, SourceError> {
         let kind = if kind == SourceKind::Auto { SourceKind::detect(path) } else { kind };
         if kind == SourceKind::Embedded {
-            return embedded::open(split);
+            return Ok(Source::of(embedded::open(split)?, Store::Memory));
         }
         if kind == SourceKind::Shards {
-            return shards::open(path, split);
+            return Ok(Source::of(shards::open(path, split)?, Store::Shards));
         }
         let root = Path::new(path);
         match std::fs::metadata(root) {
@@ -185,14 +111,19 @@ impl Source {
             }
             Err(cause) => return Err(SourceError::Io { path: root.into(), cause }),
         }
-        match kind {
-            SourceKind::Idx => idx::open(root, split),
-            SourceKind::Cifar10 => cifar::open10(root, split),
-            SourceKind::Cifar100 => cifar::open100(root, split),
+        Ok(match kind {
+            SourceKind::Idx => Source::of(idx::open(root, split)?, Store::Memory),
+            SourceKind::Cifar10 => Source::of(cifar::open10(root, split)?, Store::Memory),
+            SourceKind::Cifar100 => Source::of(cifar::open100(root, split)?, Store::Memory),
             SourceKind::Folder | SourceKind::Auto | SourceKind::Embedded | SourceKind::Shards => {
-                folder::open(root, split)
+                Source::of(folder::open(root, split)?, Store::Folder)
             }
-        }
+        })
+    }
+
+    fn of<S>(opened: Opened<S>, store: fn(S) -> Store) -> Source {
+        let Opened { store: inner, labels, class_names, title } = opened;
+        Source { store: store(inner), labels, class_names, title }
     }
 
     /// Samples.
@@ -300,16 +231,6 @@ impl Source {
     }
 }
 
-/// Reads a whole file, with its path in the error.
-fn read_file(path: &Path) -> Result<Vec<u8>, SourceError> {
-    std::fs::read(path).map_err(|cause| SourceError::Io { path: path.into(), cause })
-}
-
-/// A damaged file's error.
-fn damaged(path: &Path, reason: impl Into<String>) -> SourceError {
-    SourceError::Format { path: PathBuf::from(path), reason: reason.into() }
-}
-
 /// `8000` as `8,000`.
 fn thousands(number: usize) -> String {
     let digits = number.to_string();
@@ -332,14 +253,5 @@ mod tests {
         for (number, text) in [(0, "0"), (999, "999"), (8000, "8,000"), (1_281_167, "1,281,167")] {
             assert_eq!(thousands(number), text);
         }
-    }
-
-    #[test]
-    fn kinds_by_name() {
-        for (name, kind) in [("auto", SourceKind::Auto), ("cifar100", SourceKind::Cifar100)] {
-            assert_eq!(name.parse::<SourceKind>().unwrap(), kind);
-            assert_eq!(serde_json::to_string(&kind).unwrap(), format!("\"{name}\""));
-        }
-        assert!("cifar".parse::<SourceKind>().unwrap_err().to_string().contains("cifar10"));
     }
 }

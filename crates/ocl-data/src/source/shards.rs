@@ -11,8 +11,10 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
+use super::archives::{IMAGES, expand, of_split};
+use super::kind::Split;
+use super::opened::{Opened, damaged};
 use super::tar::{self, Member};
-use super::{Source, Split, Store, damaged};
 use crate::error::{ImageError, SourceError};
 
 /// The most bytes an image may have: it is read whole.
@@ -21,8 +23,6 @@ const MAX_FILE_BYTES: u64 = 1 << 30;
 const LISTED_AT_ONCE: usize = 16;
 /// The most classes there may be.
 const MAX_CLASSES: u32 = 1 << 20;
-/// Extensions of images.
-const IMAGES: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "ppm", "img"];
 
 /// The samples of all archives, in order.
 #[derive(Debug)]
@@ -128,28 +128,8 @@ fn raw(bytes: &[u8]) -> Option<Raw<'_>> {
     whole.then_some(Raw { width_px, height_px, pixels })
 }
 
-/// Whether a path names archives: a `.tar`, a brace range of them, or a folder of them.
-pub(super) fn recognise(path: &str) -> bool {
-    path.ends_with(".tar") || only_archives(Path::new(path)).unwrap_or(false)
-}
-
-/// Whether a folder holds archives and neither folders nor images: beside these an archive is
-/// likely what they were unpacked from.
-fn only_archives(root: &Path) -> io::Result<bool> {
-    let mut any = false;
-    for entry in std::fs::read_dir(root)? {
-        let path = entry?.path();
-        let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-        if path.is_dir() || IMAGES.contains(&extension.as_str()) {
-            return Ok(false);
-        }
-        any |= extension == "tar";
-    }
-    Ok(any)
-}
-
 /// Opens a part of the archives that a path names.
-pub(super) fn open(path: &str, split: Split) -> Result<Source, SourceError> {
+pub(super) fn open(path: &str, split: Split) -> Result<Opened<Shards>, SourceError> {
     let root = Path::new(path);
     let paths = if root.is_dir() { of_split(root, split)? } else { expand(path) };
     if paths.is_empty() || (split == Split::Test && !root.is_dir()) {
@@ -176,7 +156,7 @@ pub(super) fn open(path: &str, split: Split) -> Result<Source, SourceError> {
     let class_names =
         labels.iter().flat_map(|_| 0..classes).map(|class| class.to_string()).collect();
     let title = (format!("{} tar shards", shards.archives.len()), format!("{split} images"));
-    Ok(Source { store: Store::Shards(shards), labels, class_names, title })
+    Ok(Opened { store: shards, labels, class_names, title })
 }
 
 type Listed = Result<(File, Vec<Member>), SourceError>;
@@ -269,49 +249,4 @@ fn class(content: &[u8], extension: &str) -> Option<u32> {
     let value: serde_json::Value = serde_json::from_slice(content).ok()?;
     let label = value.get("label").or_else(|| value.get("cls"))?;
     u32::try_from(label.as_u64()?).ok()
-}
-
-/// `a-{000..012}.tar` as thirteen paths; a path without a range as itself.
-fn expand(path: &str) -> Vec<PathBuf> {
-    let range = path.split_once('{').and_then(|(before, rest)| {
-        let (range, after) = rest.split_once('}')?;
-        let (first, last) = range.split_once("..")?;
-        let numbers: Range<u32> = first.parse().ok()?..last.parse::<u32>().ok()?.checked_add(1)?;
-        (numbers.len() <= 1 << 20).then_some((before, after, first.len(), numbers))
-    });
-    match range {
-        Some((before, after, width, numbers)) => {
-            numbers.flat_map(|number| expand(&format!("{before}{number:0width$}{after}"))).collect()
-        }
-        None => vec![path.into()],
-    }
-}
-
-/// The archives of a folder, sorted by name.
-fn in_folder(root: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for entry in std::fs::read_dir(root)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "tar") {
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    Ok(paths)
-}
-
-/// Those whose names begin with a word for the part; where no name does, all are for training.
-fn of_split(root: &Path, split: Split) -> Result<Vec<PathBuf>, SourceError> {
-    let all = in_folder(root).map_err(|cause| SourceError::Io { path: root.into(), cause })?;
-    let begins = |path: &PathBuf, words: &[&str]| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        words.iter().any(|word| name.starts_with(word))
-    };
-    let (train, test) = (["train"].as_slice(), ["val", "test"].as_slice());
-    let named = all.iter().any(|path| begins(path, train) || begins(path, test));
-    let words = if split == Split::Train { train } else { test };
-    Ok(all
-        .into_iter()
-        .filter(|path| if named { begins(path, words) } else { split == Split::Train })
-        .collect())
 }

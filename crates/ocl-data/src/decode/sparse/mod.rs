@@ -15,8 +15,8 @@ mod idct;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use crate::pixels::RgbImage;
-use crate::view::Crop;
+use crate::picture::Crop;
+use crate::picture::RgbImage;
 use bits::{Bits, Scan};
 use colour::{Plane, Smoother, to_rgb};
 use frame::{Frame, NATURAL};

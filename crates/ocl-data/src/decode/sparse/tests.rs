@@ -4,9 +4,9 @@ use libjpeg_turbo_rs::{Encoder, PixelFormat, Subsampling};
 
 use super::SparseDecoder;
 use crate::decode::{ImageHeader, PartDecoder, decode};
-use crate::pixels::RgbImage;
+use crate::picture::Crop;
+use crate::picture::RgbImage;
 use crate::random::{Draws, Purpose};
-use crate::view::Crop;
 
 const SAMPLINGS: [Subsampling; 4] =
     [Subsampling::S444, Subsampling::S422, Subsampling::S420, Subsampling::S440];

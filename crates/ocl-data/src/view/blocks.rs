@@ -7,7 +7,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::loader::Batch;
 use crate::random::{Draws, Purpose};
 
 /// Vain draws of a context after which it may overlap one target more.
@@ -90,13 +89,19 @@ impl BlockMasks {
         block_size(u, grid, self.target_scale, self.target_ratio)
     }
 
-    /// The blocks of a batch; of a batch only its epoch, number and samples are looked at.
-    pub(crate) fn draw(&self, seed: u64, batch: &Batch, grid: usize) -> Blocks {
-        let mut sizes = Draws::new(seed, batch.epoch, batch.index, Purpose::BlockSizes);
+    /// The blocks of these samples, the batch `index` of an epoch.
+    pub(super) fn draw(
+        &self,
+        seed: u64,
+        (epoch, index): (u64, u64),
+        samples: &[u64],
+        grid: usize,
+    ) -> Blocks {
+        let mut sizes = Draws::new(seed, epoch, index, Purpose::BlockSizes);
         let target = self.target_size(sizes.unit(), grid);
         let context = block_size(sizes.unit(), grid, self.context_scale, [1.0; 2]);
-        let corners = batch.samples.iter().map(|&sample| {
-            let mut draws = Draws::new(seed, batch.epoch, sample, Purpose::BlockCorners);
+        let corners = samples.iter().map(|&sample| {
+            let mut draws = Draws::new(seed, epoch, sample, Purpose::BlockCorners);
             let targets: Vec<Pair> =
                 (0..self.targets).map(|_| corner(grid, target, &mut draws)).collect();
             let place = self.context_corner(grid, [target, context], &targets, &mut draws);
@@ -215,14 +220,15 @@ mod tests {
         min_keep: 10,
     };
 
-    fn batch(samples: u64, index: u64) -> Batch {
-        Batch { samples: (0..samples).collect(), index, ..Batch::default() }
+    /// The blocks of the batch `index`.
+    fn drawn(samples: u64, index: u64) -> Blocks {
+        IJEPA.draw(3, (0, index), &(0..samples).collect::<Vec<_>>(), 14)
     }
 
     #[test]
     fn contexts_keep_clear_of_targets_and_are_of_one_length() {
         for index in 0..20 {
-            let blocks = IJEPA.draw(3, &batch(64, index), 14);
+            let blocks = drawn(64, index);
             assert!((43..=120).contains(&blocks.context_len), "{}", blocks.context_len);
             assert!((30..=36).contains(&blocks.target_len), "{}", blocks.target_len);
             let (targets, context) = (4 * blocks.target_len, blocks.context_len);
@@ -240,10 +246,10 @@ mod tests {
 
     #[test]
     fn sizes_are_the_batchs_and_corners_the_images() {
-        let (one, other) = (IJEPA.draw(3, &batch(8, 0), 14), IJEPA.draw(3, &batch(8, 1), 14));
+        let (one, other) = (drawn(8, 0), drawn(8, 1));
         assert_ne!((one.target_len, &one.targets), (other.target_len, &other.targets));
         // A sample's blocks do not depend on those beside it, but for the cut.
-        let alone = IJEPA.draw(3, &batch(3, 0), 14);
+        let alone = drawn(3, 0);
         assert_eq!(alone.targets, one.targets[..alone.targets.len()]);
         let part = one.of_images(1..3);
         assert_eq!(part.targets[..], one.targets[4 * one.target_len..3 * 4 * one.target_len]);

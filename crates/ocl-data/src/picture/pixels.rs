@@ -1,6 +1,6 @@
 //! The one picture type of this crate: interleaved 8-bit RGB rows.
 
-use crate::view::Crop;
+use crate::picture::crop::Crop;
 
 /// An 8-bit RGB picture, rows from the top, `R G B` per pixel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! From 8-bit pixels to normalised patches.
 
-use crate::geometry::{Geometry, Normalisation};
-use crate::normalise::Normaliser;
-use crate::pixels::RgbImage;
+use crate::picture::geometry::{Geometry, Normalisation};
+use crate::picture::normalise::Normaliser;
+use crate::picture::pixels::RgbImage;
 
 /// Cuts a picture of `geometry.image_px` squared into patches: `[L, P * P * 3]`, patches in
 /// row-major order; inside a patch row, column, channel; each value `(v / 255 - mean) / std`.

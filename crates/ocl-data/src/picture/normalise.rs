@@ -1,6 +1,6 @@
 //! From 8-bit levels to normalised floats: `(v / 255 - mean) / std`.
 
-use crate::geometry::Normalisation;
+use crate::picture::geometry::Normalisation;
 #[cfg(target_arch = "x86_64")]
 use wide::Wide;
 
@@ -59,7 +59,7 @@ impl Normaliser {
 
 #[cfg(target_arch = "x86_64")]
 mod wide {
-    use crate::geometry::Normalisation;
+    use crate::picture::geometry::Normalisation;
 
     /// Values made at a time: sixteen pixels.
     const LANES: usize = 48;

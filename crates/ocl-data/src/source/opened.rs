@@ -1,0 +1,24 @@
+//! What every kind of data set is opened to, and errors of its files.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::SourceError;
+
+/// A store of samples, and what is known of them.
+pub(super) struct Opened<S> {
+    pub(super) store: S,
+    pub(super) labels: Option<Vec<u32>>,
+    pub(super) class_names: Vec<String>,
+    /// What it is and what its samples are, for people: `("CIFAR-10", "train images")`.
+    pub(super) title: (String, String),
+}
+
+/// Reads a whole file, with its path in the error.
+pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, SourceError> {
+    std::fs::read(path).map_err(|cause| SourceError::Io { path: path.into(), cause })
+}
+
+/// A damaged file's error.
+pub(super) fn damaged(path: &Path, reason: impl Into<String>) -> SourceError {
+    SourceError::Format { path: PathBuf::from(path), reason: reason.into() }
+}
