@@ -17,9 +17,11 @@ use std::ops::Range;
 
 use super::axis::{Axis, HALF, PRECISION_BITS, Rows};
 
-/// The most taps that are served, those of a picture made seven times smaller: what sixteen
-/// neighbouring bytes are made from lies in two registers.
-pub(super) const MAX_TAPS: usize = 29;
+/// The most times that a side is made shorter: what sixteen neighbouring bytes are made from lies in
+/// two registers.
+const MAX_SHRINK: u32 = 7;
+/// The most taps that are served: bicubic's at that.
+const MAX_TAPS: usize = 29;
 const MAX_GROUPS: usize = MAX_TAPS.div_ceil(4);
 const SHIFT: u32 = PRECISION_BITS;
 /// Bytes that a register holds, and bytes made at a time by the pass along rows.
@@ -28,9 +30,10 @@ const MADE: usize = 16;
 /// Of how many pixels at most these are part.
 const PIXELS: usize = 6;
 
-/// Whether the processor has what is needed, and this side's taps are few enough.
+/// Whether the processor has what is needed, and this side's taps are few and near enough.
 pub(super) fn serves(axis: &Axis) -> bool {
     axis.most_taps() <= MAX_TAPS
+        && axis.shrinks_at_most(MAX_SHRINK)
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512vbmi")

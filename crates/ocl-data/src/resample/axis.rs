@@ -138,6 +138,12 @@ impl Axis {
         self.stride
     }
 
+    /// Whether the side is made at most so many times shorter.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn shrinks_at_most(&self, times: u32) -> bool {
+        u64::from(self.lengths.0) <= u64::from(times) * u64::from(self.lengths.1)
+    }
+
     /// The first tap of an output position and the weights of all.
     pub(super) fn taps(&self, output: u32) -> (u32, &[i32]) {
         let (first, count) = self.spans[output as usize];
