@@ -57,6 +57,10 @@ pub struct PretrainArgs {
     /// Built-in recipe or TOML file [default: by the kind of the data]
     #[arg(long, value_name = "NAME|FILE")]
     pub recipe: Option<String>,
+    /// ocl, mae, i-jepa or moco-v3, with the constants that fit the recipe; same as --set
+    /// method.name=NAME [default: the recipe's]
+    #[arg(long, value_name = "NAME")]
+    pub method: Option<String>,
     /// Change one value of the recipe, e.g. --set optim.base_lr=1e-3 (repeatable)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
@@ -85,7 +89,7 @@ pub struct PretrainArgs {
     #[arg(long)]
     pub name: Option<String>,
     /// Continue the run in this folder
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "overrides", "epochs", "batch", "seed", "name", "data_kind", "precision"])]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "method", "overrides", "epochs", "batch", "seed", "name", "data_kind", "precision"])]
     pub resume: Option<PathBuf>,
     /// Print the plan with its cost, and stop
     #[arg(long)]
@@ -110,6 +114,7 @@ impl PretrainArgs {
         // A new path has a kind of its own, whatever the recipe says.
         let kind = kind.or_else(|| self.data.as_ref().map(|_| "auto".to_owned()));
         add("data.kind", kind);
+        add("method.name", self.method.clone());
         add("train.epochs", self.epochs.map(|v| v.to_string()));
         add("batch.size", self.batch.map(|v| v.to_string()));
         add("batch.chunk", self.chunk.map(|v| v.to_string()));

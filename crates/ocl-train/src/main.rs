@@ -188,6 +188,11 @@ fn run_folder(args: &PretrainArgs, plan: &Plan) -> PathBuf {
         return args.out.join(name);
     }
     let recipe = Path::new(&plan.recipe).file_stem().unwrap_or_default().to_string_lossy();
+    let method = plan.method.name();
+    let recipe = match method == "ocl" || recipe.contains(method) {
+        true => recipe.into_owned(),
+        false => format!("{recipe}-{method}"),
+    };
     let mut number = 1;
     loop {
         let folder = args.out.join(format!("{recipe}-{number:03}"));

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use super::Recipe;
 use super::overrides::{Known, Layers, RecipeError, nearest};
+use crate::methods::Method;
 
 /// Every key of a recipe, for suggestions and for refusing the rest.
-const KEYS: [&str; 48] = [
+const KEYS: [&str; 66] = [
     "data.path",
     "data.kind",
     "data.image_px",
@@ -28,6 +29,24 @@ const KEYS: [&str; 48] = [
     "method.mask_ratio",
     "method.kappa",
     "method.temperature",
+    "method.norm_pix",
+    "method.decoder_width",
+    "method.decoder_depth",
+    "method.decoder_heads",
+    "method.targets",
+    "method.target_scale",
+    "method.target_ratio",
+    "method.context_scale",
+    "method.min_keep",
+    "method.predictor_width",
+    "method.predictor_depth",
+    "method.predictor_heads",
+    "method.momentum",
+    "method.start_lr",
+    "method.final_weight_decay",
+    "method.schedule_stretch",
+    "method.hidden_width",
+    "method.output_width",
     "optim.base_lr",
     "optim.min_lr",
     "optim.warmup_epochs",
@@ -73,6 +92,25 @@ const BUILT_IN: [(&str, &str); 7] = [
     ("imagenet-vit-h", include_str!("../../../../recipes/imagenet-vit-h.toml")),
 ];
 
+/// What a method puts over a recipe that is another's: its name, the recipes that it is for (none:
+/// all others), and the text.
+const METHODS: [(&str, &[&str], &str); 8] = [
+    ("ocl", &[], include_str!("../../../../recipes/methods/ocl.toml")),
+    ("mae", &IMAGENET, include_str!("../../../../recipes/methods/mae-imagenet.toml")),
+    ("mae", &[], include_str!("../../../../recipes/methods/mae.toml")),
+    (
+        "i-jepa",
+        &["imagenet-vit-b"],
+        include_str!("../../../../recipes/methods/i-jepa-imagenet-vit-b.toml"),
+    ),
+    ("i-jepa", &IMAGENET, include_str!("../../../../recipes/methods/i-jepa-imagenet.toml")),
+    ("i-jepa", &[], include_str!("../../../../recipes/methods/i-jepa.toml")),
+    ("moco-v3", &IMAGENET, include_str!("../../../../recipes/methods/moco-v3-imagenet.toml")),
+    ("moco-v3", &[], include_str!("../../../../recipes/methods/moco-v3.toml")),
+];
+
+const IMAGENET: [&str; 3] = ["imagenet-vit-b", "imagenet-vit-l", "imagenet-vit-h"];
+
 impl Recipe {
     /// Names of the built-in recipes with the text of each.
     pub fn built_in() -> &'static [(&'static str, &'static str)] {
@@ -98,9 +136,30 @@ impl Recipe {
         overrides: &[String],
     ) -> Result<Self, RecipeError> {
         let (origin, text) = find(name)?;
+        // The name decides what the other keys are, so that it is taken before all else.
+        let is_name = |key: &str| key.trim() == "method.name";
+        let named = overrides.iter().rev().filter_map(|pair| pair.split_once('='));
+        let method = named
+            .filter(|(key, _)| is_name(key))
+            .map(|(_, value)| value.trim().trim_matches('"').to_owned())
+            .chain(environment.iter().filter(|e| is_name(&e.1)).map(|e| e.2.clone()))
+            .next();
+        let text = match &method {
+            Some(method) => under_method(name, &text, method)?,
+            None => text,
+        };
         let known = Known { keys: &KEYS, renamed: &RENAMED };
         let layers = Layers { origin: &origin, text: &text, known, environment, overrides };
         let (mut recipe, set): (Self, _) = layers.read()?;
+        let own = recipe.method.keys();
+        let foreign = set.keys().find(|key| {
+            key.strip_prefix("method.")
+                .is_some_and(|key| key != "name" && !own.iter().any(|own| own == key))
+        });
+        if let Some(key) = foreign {
+            let (origin, name) = (origin.clone(), recipe.method.name().to_owned());
+            return Err(RecipeError::OtherMethods { origin, key: key.to_owned(), name });
+        }
         if set.contains("train.epochs") && !set.contains("optim.warmup_epochs") {
             recipe.shorten_warmup(set.written("train.epochs").unwrap_or_default());
         }
@@ -116,6 +175,36 @@ impl Recipe {
             self.optim.warmup_epochs *= share;
         }
     }
+}
+
+/// The text of a recipe with another method's section in place of its own, and what goes with it.
+fn under_method(name: &str, text: &str, method: &str) -> Result<String, RecipeError> {
+    let Ok(mut recipe) = text.parse::<toml::Table>() else {
+        return Ok(text.to_owned()); // to be answered where it is read
+    };
+    let own = recipe.get("method").and_then(|own| own.get("name")).and_then(|name| name.as_str());
+    if own == Some(method) {
+        return Ok(text.to_owned());
+    }
+    let fits = |recipes: &[&str]| recipes.is_empty() || recipes.contains(&name);
+    let over = METHODS.iter().find(|(of, recipes, _)| *of == method && fits(recipes));
+    let Some((_, _, over)) = over else {
+        let names = Method::NAMES;
+        return Err(RecipeError::UnknownMethod {
+            name: method.to_owned(),
+            known: names.join(", "),
+            hint: nearest(method, &names),
+        });
+    };
+    for (section, over) in over.parse::<toml::Table>().expect("a built-in text is TOML") {
+        match (recipe.get_mut(&section), over) {
+            (Some(toml::Value::Table(own)), toml::Value::Table(over)) if section != "method" => {
+                own.extend(over);
+            }
+            (_, over) => drop(recipe.insert(section, over)),
+        }
+    }
+    Ok(recipe.to_string())
 }
 
 fn find(name: &str) -> Result<(String, String), RecipeError> {
@@ -155,6 +244,34 @@ mod tests {
     }
 
     #[test]
+    fn every_method_reads_over_every_recipe() {
+        for (recipe, _) in Recipe::built_in() {
+            for method in Method::NAMES {
+                let read = Recipe::layered(recipe, vec![], &[format!("method.name={method}")]);
+                let read = read.unwrap_or_else(|error| panic!("{recipe}, {method}: {error:?}"));
+                assert_eq!(read.method.name(), method, "{recipe}");
+            }
+        }
+        // What goes with a method comes along, and what was asked for stands over it.
+        let over = ["method.name=i-jepa", "optim.beta2=0.9"].map(str::to_owned);
+        let recipe = Recipe::layered("embedded", vec![], &over).unwrap();
+        assert_eq!((recipe.data.flip, recipe.optim.beta2), (0.0, 0.9));
+        let from = ("OCL__METHOD__NAME".to_owned(), "method.name".to_owned(), "mae".to_owned());
+        let recipe = Recipe::layered("embedded", vec![from], &[]).unwrap();
+        assert_eq!(recipe.method.name(), "mae");
+    }
+
+    #[test]
+    fn keys_and_names_of_other_methods_are_refused() {
+        let text = |pairs: &[&str]| set(pairs).unwrap_err().to_string();
+        let error = text(&["method.name=mae", "method.kappa=1"]);
+        assert!(error.contains("`method.kappa` is no key of method `mae`"), "{error}");
+        assert!(text(&["method.norm_pix=true"]).contains("no key of method `ocl`"));
+        let error = text(&["method.name=ijepa"]);
+        assert!(error.contains("did you mean `i-jepa`?"), "{error}");
+    }
+
+    #[test]
     fn the_list_of_keys_is_complete() {
         let mut recipe = set(&[]).unwrap();
         recipe.batch.chunk = Some(Chunk::Auto);
@@ -177,8 +294,12 @@ mod tests {
             mlp_ratio: Some(4),
         };
         let mut keys = vec![];
-        flatten("", &config::Config::try_from(&recipe).unwrap().cache, &mut keys);
+        for method in Method::NAMES {
+            recipe.method = set(&[&format!("method.name={method}")]).unwrap().method;
+            flatten("", &config::Config::try_from(&recipe).unwrap().cache, &mut keys);
+        }
         keys.sort();
+        keys.dedup();
         let mut listed: Vec<_> = KEYS.iter().filter(|key| key.contains('.')).copied().collect();
         listed.sort_unstable();
         assert_eq!(keys, listed);

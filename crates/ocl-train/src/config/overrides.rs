@@ -35,6 +35,26 @@ pub enum RecipeError {
         /// The nearest key, as a question.
         hint: String,
     },
+    /// A key of another method than the recipe's.
+    #[error("{origin}: `{key}` is no key of method `{name}`")]
+    OtherMethods {
+        /// The recipe.
+        origin: String,
+        /// The key.
+        key: String,
+        /// The recipe's method.
+        name: String,
+    },
+    /// No method has this name.
+    #[error("no method is called `{name}`; there are {known}{hint}")]
+    UnknownMethod {
+        /// What was asked for.
+        name: String,
+        /// The methods' names.
+        known: String,
+        /// The nearest of them, as a question.
+        hint: String,
+    },
     /// `--set` without an equals sign.
     #[error("`--set {0}` is not of the form section.key=value")]
     Override(String),
@@ -96,6 +116,11 @@ impl SetKeys {
     /// Whether a key was set over the text.
     pub fn contains(&self, key: &str) -> bool {
         self.keys.contains(key)
+    }
+
+    /// All keys that were set over the text.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.keys.iter().map(String::as_str)
     }
 
     /// A number as the text has it.
@@ -178,10 +203,15 @@ pub(super) fn nearest(word: &str, names: &[&str]) -> String {
     let near = |name: &&&str| {
         let whole = strsim::jaro_winkler(word, name);
         // A key without its section, or in the wrong one, is told from its last part.
-        let last = |text: &str| text.rsplit('.').next().unwrap_or_default().to_owned();
-        let (word, name) = (last(word), last(name));
+        let parts = |text: &str| match text.rsplit_once('.') {
+            Some((section, last)) => (section.to_owned(), last.to_owned()),
+            None => (String::new(), text.to_owned()),
+        };
+        let ((own, word), (section, name)) = (parts(word), parts(name));
+        // Of equals the one of the section that was meant.
+        let bonus = if own == section { 0.01 } else { 0.0 };
         let part = if name.ends_with(&format!("_{word}")) { 0.95 } else { 0.0 };
-        whole.max(strsim::jaro_winkler(&word, &name) - 0.05).max(part)
+        whole.max(strsim::jaro_winkler(&word, &name) - 0.05).max(part) + bonus
     };
     // Of equals the first.
     let best = names.iter().rev().max_by(|a, b| near(a).total_cmp(&near(b)));

@@ -7,6 +7,7 @@ use super::chunk::micro_batch;
 use super::monitor::probe_interval;
 use super::{Chunk, DataPlan, MonitorPlan, Plan, PlanError, Recipe};
 use crate::device::Backend;
+use crate::methods::Method;
 use crate::optim::{AdamWConfig, WarmupCosine};
 
 /// Steps between closer looks when nothing else is asked for: 30 ms each, well under 1 % of the
@@ -186,6 +187,10 @@ fn check(recipe: &Recipe, model: &VitConfig, images: usize) -> Result<(), PlanEr
     ];
     if let Some((key, _, problem)) = checks.into_iter().find(|(_, fine, _)| !fine) {
         return Err(PlanError::Value { key: key.to_owned(), problem });
+    }
+    if let (Some(_), Method::IJepa(_)) = (optim.ema_decay, method) {
+        let problem = "i-jepa keeps an average of its own, which is what a run leaves".to_owned();
+        return Err(PlanError::Value { key: "optim.ema_decay".to_owned(), problem });
     }
     match method.problem(model.patches()) {
         Some((key, problem)) => Err(PlanError::Value { key: format!("method.{key}"), problem }),

@@ -112,6 +112,25 @@ pub enum Learner {
 }
 
 impl Method {
+    /// The methods' names, as recipes write them.
+    pub const NAMES: [&str; 4] = ["ocl", "mae", "i-jepa", "moco-v3"];
+
+    /// The name, as recipes write it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Ocl(_) => Self::NAMES[0],
+            Self::Mae(_) => Self::NAMES[1],
+            Self::IJepa(_) => Self::NAMES[2],
+            Self::MocoV3(_) => Self::NAMES[3],
+        }
+    }
+
+    /// The keys of its constants, as recipes write them.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        let table = toml::Table::try_from(self).expect("a method is plain data");
+        table.into_iter().map(|(key, _)| key).collect()
+    }
+
     /// The networks that the method trains, parameters drawn from `seed`.
     ///
     /// # Errors
