@@ -9,8 +9,6 @@ use crate::signals;
 
 /// Exit code for a wrong command line, as clap's.
 const USAGE: u8 = 2;
-/// What a shell reports for a program that Ctrl-C ended.
-const INTERRUPTED: u8 = 130;
 
 /// Why xtask ends with something other than success.
 #[derive(Debug)]
@@ -29,11 +27,6 @@ impl Failure {
     /// Something of ours did not work.
     pub(crate) fn new(message: impl Into<String>) -> Self {
         Self { code: 1, message: Some(message.into()) }
-    }
-
-    /// The user asked for the end, and the child has ended in good order.
-    pub(crate) fn interrupted() -> Self {
-        Self { code: INTERRUPTED, message: None }
     }
 
     /// The same exit code, with something to add to what the child has said.
@@ -126,6 +119,7 @@ mod tests {
     use super::*;
 
     fn shell(script: &str) -> Result<(), Failure> {
+        let _alone = signals::ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         run(Command::new("sh").args(["-c", script]))
     }
 

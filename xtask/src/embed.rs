@@ -2,20 +2,19 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::bench_data::run_of_data;
-use crate::command::Failure;
-use crate::programs::evaluate;
+use crate::command::{self, Failure};
+use crate::program;
 
 /// `cargo xtask embed`. A Parquet table is made of an array by a program of its own: what writes tables would
 /// make everyone compile the encoder's own dependencies anew.
 pub(crate) fn command(mut args: Vec<OsString>) -> Result<(), Failure> {
-    let Some(table) = take_table(&mut args) else { return evaluate("embed", args) };
+    let Some(table) = take_table(&mut args) else { return program::run("embed", args) };
     let array = with_suffix(&table, "npy");
     args.extend(["--out".into(), array.clone().into()]);
-    evaluate("embed", args)?;
-    run_of_data("to-parquet", &["parquet"], vec![array.clone().into(), table.clone().into()])?;
+    program::run("embed", args)?;
+    to_parquet(&array, &table)?;
     let names = with_suffix(&array, "names.jsonl");
     for file in [array, names] {
         fs::remove_file(&file)
@@ -23,6 +22,16 @@ pub(crate) fn command(mut args: Vec<OsString>) -> Result<(), Failure> {
     }
     println!("the table is {}", table.display());
     Ok(())
+}
+
+/// Builds and runs ocl-data's program where the user stands: the paths are meant from there.
+fn to_parquet(array: &Path, table: &Path) -> Result<(), Failure> {
+    let here = std::env::current_dir()
+        .map_err(|error| Failure::new(format!("the current folder cannot be told: {error}")))?;
+    let mut cargo = command::cargo(&["run", "--release", "--quiet", "-p", "ocl-data"]);
+    cargo.arg("--manifest-path").arg(command::root().join("Cargo.toml"));
+    cargo.args(["--features", "parquet", "--bin", "to-parquet", "--"]);
+    command::run(cargo.arg(array).arg(table).current_dir(here))
 }
 
 /// Takes `--out TABLE.parquet` out of `args`, if that is there.
@@ -44,7 +53,7 @@ fn take_table(args: &mut Vec<OsString>) -> Option<PathBuf> {
 }
 
 /// `a.parquet` and `npy` make `a.parquet.npy`.
-fn with_suffix(path: &std::path::Path, suffix: &str) -> PathBuf {
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".");
     name.push(suffix);

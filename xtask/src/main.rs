@@ -1,19 +1,14 @@
-//! The project's commands: `cargo xtask pretrain`, `eval-linear`, `test`, `tidy` and so on.
+//! The project's commands: `cargo xtask test`, `tidy`, `ci` are its own; `cargo xtask pretrain` and all
+//! other commands of the program `ocl` are built for a backend and handed on.
 //!
-//! Thin on purpose. It knows which package, which features and which order; everything else is
-//! the programs' own. It depends on neither burn nor our crates, so it builds in seconds.
+//! Thin on purpose. It depends on neither burn nor our crates, so it builds in seconds.
 
 mod backend;
-mod bench_data;
 mod bench_gpu;
 mod checks;
 mod command;
-mod compare;
 mod embed;
-mod exchange;
-mod pack;
-mod programs;
-mod replay;
+mod program;
 mod signals;
 mod tidy;
 
@@ -23,86 +18,9 @@ use std::process::ExitCode;
 
 use command::Failure;
 
-/// What the user can type after `cargo xtask`, in the order in which `help` shows it.
+/// What this program does itself. Every other command is `ocl`'s, whose own table is its command
+/// line.
 const COMMANDS: &[Entry] = &[
-    Entry {
-        name: "pretrain",
-        does: "pre-train an encoder, then say what it is worth (--no-eval: only train)",
-        example: "cargo xtask pretrain --data photos/ --backend cuda",
-        run: programs::pretrain,
-    },
-    Entry {
-        name: "report",
-        does: "say again what the encoder of a run is worth",
-        example: "cargo xtask report --run runs/NAME",
-        run: programs::report,
-    },
-    Entry {
-        name: "eval",
-        does: "every protocol on the frozen encoder of a run or of a weights file",
-        example: "cargo xtask eval --run runs/NAME --data photos/ --protocols linear,knn",
-        run: programs::eval,
-    },
-    Entry {
-        name: "eval-linear",
-        does: "linear probe, cached or as in MAE (--protocol mae)",
-        example: "cargo xtask eval-linear --run runs/NAME --data photos/",
-        run: programs::eval_linear,
-    },
-    Entry {
-        name: "eval-knn",
-        does: "weighted k-nearest-neighbour accuracy of a run",
-        example: "cargo xtask eval-knn --run runs/NAME",
-        run: programs::eval_knn,
-    },
-    Entry {
-        name: "export",
-        does: "an encoder, fine-tuned or not, as a folder that timm and Hugging Face load",
-        example: "cargo xtask export --run runs/NAME --out encoder/",
-        run: exchange::export,
-    },
-    Entry {
-        name: "import",
-        does: "weights of timm, MAE, DeiT, DINO (.pth, safetensors) as such a folder",
-        example: "cargo xtask import mae_pretrain_vit_base.pth --out mae/",
-        run: exchange::import,
-    },
-    Entry {
-        name: "compare-results",
-        does: "what evaluations of several runs found, side by side",
-        example: "cargo xtask compare-results runs/a runs/b",
-        run: compare::command,
-    },
-    Entry {
-        name: "embed",
-        does: "features of any images as .npy, .safetensors or .parquet, with their names",
-        example: "cargo xtask embed photos/ --run runs/NAME --out features.npy",
-        run: embed::command,
-    },
-    Entry {
-        name: "neighbours",
-        does: "the images nearest to a query, as a picture",
-        example: "cargo xtask neighbours photos/ --run runs/NAME --query cat.jpg",
-        run: programs::neighbours,
-    },
-    Entry {
-        name: "finetune",
-        does: "train the whole encoder of a run on labels; --resume goes on",
-        example: "cargo xtask finetune --run runs/NAME --data photos/ --seeds 3",
-        run: programs::finetune,
-    },
-    Entry {
-        name: "predict",
-        does: "classes of images with their probabilities, by a fine-tuned encoder",
-        example: "cargo xtask predict photos/ --weights finetuned.safetensors --format csv",
-        run: programs::predict,
-    },
-    Entry {
-        name: "replay",
-        does: "run a step again whose loss or gradient was no number, exactly",
-        example: "cargo xtask replay runs/NAME/captures/step-00000120",
-        run: replay::command,
-    },
     Entry {
         name: "test",
         does: "all tests, on the CPU or on the backend given",
@@ -114,18 +32,6 @@ const COMMANDS: &[Entry] = &[
         does: "the benchmarks; further arguments go to `cargo bench`",
         example: "cargo xtask bench -p ocl-data",
         run: checks::bench,
-    },
-    Entry {
-        name: "bench-data",
-        does: "images per second from a folder or shards, and the time of each stage",
-        example: "cargo xtask bench-data photos/ --mask-ratio 0.9 --workers 1",
-        run: bench_data::bench_data,
-    },
-    Entry {
-        name: "pack",
-        does: "write a data set as tar shards, as it is, resized or as pixels",
-        example: "cargo xtask pack photos/ shards/ --short-side 256 --quality 90",
-        run: pack::pack,
     },
     Entry {
         name: "bench-step",
@@ -162,32 +68,24 @@ struct Entry {
 
 fn main() -> ExitCode {
     let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
-    if args.is_empty() {
-        return help();
-    }
-    let name = args.remove(0).to_string_lossy().into_owned();
-    if matches!(name.as_str(), "help" | "--help" | "-h") {
-        return help();
-    }
-    let result = match COMMANDS.iter().find(|entry| entry.name == name) {
-        Some(entry) => {
-            signals::listen();
-            (entry.run)(args)
-        }
-        None => Err(unknown(&name)),
+    let name = match args.is_empty() {
+        true => "help".to_owned(),
+        false => args.remove(0).to_string_lossy().into_owned(),
+    };
+    signals::listen();
+    let result = match name.as_str() {
+        "help" | "--help" | "-h" => help(args),
+        // Parquet needs a program of its own.
+        "embed" => embed::command(args),
+        _ => match COMMANDS.iter().find(|entry| entry.name == name) {
+            Some(entry) => (entry.run)(args),
+            None => program::run(&name, args),
+        },
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
-}
-
-fn unknown(name: &str) -> Failure {
-    let nearest = nearest(name, COMMANDS.iter().map(|entry| entry.name))
-        .map_or_else(String::new, |near| format!(" Did you mean `{near}`?"));
-    Failure::usage(format!(
-        "there is no command `{name}`.{nearest} `cargo xtask help` lists all of them."
-    ))
 }
 
 /// The candidate with the least edits from `word`, if it is near enough to be what was meant.
@@ -199,8 +97,16 @@ fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<
         .map(|(_, candidate)| candidate)
 }
 
-fn help() -> ExitCode {
-    let mut text = String::from("Usage: cargo xtask COMMAND [arguments]\n\n");
+/// All commands, or the help of one.
+fn help(args: Vec<OsString>) -> Result<(), Failure> {
+    if let Some(name) = args.first() {
+        return match COMMANDS.iter().find(|entry| entry.name == *name) {
+            Some(entry) => (entry.run)(vec!["--help".into()]),
+            None => program::help(&args),
+        };
+    }
+    program::help(&[])?;
+    let mut text = String::from("\nFor who works on the code:\n");
     for Entry { name, does, example, .. } in COMMANDS {
         text.push_str(&format!("  {name:<15} {does}\n                  e.g. {example}\n"));
     }
@@ -209,7 +115,7 @@ fn help() -> ExitCode {
     text.push_str("\nThe options of one command: cargo xtask COMMAND --help\n");
     // A reader that closes early (`| head`) is no error of ours.
     let _ = std::io::stdout().write_all(text.as_bytes());
-    ExitCode::SUCCESS
+    Ok(())
 }
 
 /// Answers `--help` for a command that no program of ours answers for.
@@ -230,15 +136,6 @@ fn own_help(name: &str, args: &[OsString], options: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_slip_of_the_finger_finds_the_command() {
-        let names = || COMMANDS.iter().map(|entry| entry.name);
-        assert_eq!(nearest("pretrian", names()), Some("pretrain"));
-        assert_eq!(nearest("eval_knn", names()), Some("eval-knn"));
-        assert_eq!(nearest("evallinear", names()), Some("eval-linear"));
-        assert_eq!(nearest("xyzzyxyzzy", names()), None);
-    }
 
     #[test]
     fn commands_are_named_once() {

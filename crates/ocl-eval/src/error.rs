@@ -119,10 +119,9 @@ pub enum EvalError {
     Weights(#[from] ocl_model::WeightsError),
     /// Weights without a classifier where one is needed.
     #[error(
-        "{} holds an encoder without a classifier: train one on labelled images with cargo xtask \
-         finetune --weights {} --data PATH",
+        "{} holds an encoder without a classifier: train one on labelled images with {}",
         path.display(),
-        path.display()
+        ocl_train::command_line(&format!("finetune --weights {} --data PATH", path.display()))
     )]
     NoClassifier {
         /// The file.

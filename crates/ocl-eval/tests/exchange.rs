@@ -12,7 +12,7 @@ fn golden(name: &str) -> PathBuf {
 }
 
 fn eval(command: &str) -> Command {
-    let mut program = Command::new(env!("CARGO_BIN_EXE_ocl-eval"));
+    let mut program = Command::new(env!("CARGO_BIN_EXE_ocl"));
     let backend = ["flex", "vulkan", "cuda"].into_iter().zip([
         cfg!(feature = "flex"),
         cfg!(feature = "vulkan"),

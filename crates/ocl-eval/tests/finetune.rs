@@ -20,7 +20,7 @@ fn run_folder() -> tempfile::TempDir {
 
 fn ocl_eval(args: &[&str]) -> Output {
     let backend = backend();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ocl-eval"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ocl"));
     command.args([args[0], "--backend", &backend]).args(&args[1..]).output().unwrap()
 }
 
@@ -141,7 +141,7 @@ fn a_fine_tuned_file_goes_everywhere() {
     // An encoder without a head cannot classify, and the error says what to do.
     let encoder = open_encoder(run.path(), &OpenOptions::default(), &device).unwrap();
     let refused = predict(&encoder, &asked, &options, &device, &mut Progress::silent(), |_| Ok(()));
-    assert!(refused.unwrap_err().to_string().contains("cargo xtask finetune"));
+    assert!(refused.unwrap_err().to_string().contains("ocl finetune"));
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn what_was_written_and_what_to_do_next_are_said() {
         "Accuracy of each class",
         "What they were taken for",
         "finetuned.safetensors",
-        "xtask predict",
+        "ocl predict",
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
@@ -212,7 +212,7 @@ fn an_interrupted_run_resumes_bit_for_bit() {
     let slow = ["--set", "train.epochs=40", "--set", "train.checkpoint_every_epochs=0.5"];
     record(&begin(run.path(), &whole, &slow));
     let args = [run.path().to_str().unwrap(), parts.to_str().unwrap()];
-    let mut child = Command::new(env!("CARGO_BIN_EXE_ocl-eval"))
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ocl"))
         .args(["finetune", "--backend", "flex", "--run", args[0], "--out", args[1]])
         .args(["--recipe", "vit-b", "--max-train", "256", "--max-test", "200"])
         .args(["--set", "train.batch=32", "--set", "optim.warmup_epochs=1"])

@@ -31,7 +31,7 @@ fn files(names: &[&str]) -> tempfile::TempDir {
 }
 
 fn eval(command: &str, run: &Path, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_ocl-eval"))
+    Command::new(env!("CARGO_BIN_EXE_ocl"))
         .args([command, "--backend", &backend(), "--run"])
         .arg(run)
         .args(args)
@@ -144,7 +144,7 @@ fn every_protocol_runs_from_one_pass() {
     // The same without the run folder, from the file alone; without its run, the normalisation is
     // ImageNet's, so that figures differ.
     let weights = run.path().join("encoder.safetensors");
-    let output = Command::new(env!("CARGO_BIN_EXE_ocl-eval"))
+    let output = Command::new(env!("CARGO_BIN_EXE_ocl"))
         .args(["suite", "--backend", &backend(), "--data", "embedded", "--protocols", "centroid"])
         .args(FEW)
         .arg("--weights")
@@ -162,7 +162,7 @@ fn data_without_labels_is_said_plainly() {
     let run = run_on(data.path().to_str().unwrap(), "folder");
     let text = stdout(&eval("report", run.path(), &[]));
     assert!(text.contains("was not measured") && text.contains("no labels"), "{text}");
-    assert!(text.contains("cargo xtask eval "), "{text}");
+    assert!(text.contains("ocl eval "), "{text}");
     for protocol in ["linear", "knn"] {
         let text = stderr(&eval(protocol, run.path(), &[]));
         assert!(text.contains("no labels") && text.contains("val/CLASS"), "{text}");

@@ -34,7 +34,7 @@ fn data(files: &[(&str, usize)]) -> tempfile::TempDir {
 
 fn eval(args: &[&str]) -> Output {
     let backend = backend();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ocl-eval"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ocl"));
     command.args([args[0], "--backend", &backend]).args(&args[1..]).output().unwrap()
 }
 

@@ -12,10 +12,9 @@
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-#[doc(hidden)]
-pub mod cli;
 mod config;
 mod device;
+mod invocation;
 mod log;
 mod methods;
 mod monitor;
@@ -28,6 +27,7 @@ pub use config::{
     MonitorRecipe, OptimRecipe, Plan, PlanError, Recipe, RecipeError, SetKeys, TrainRecipe,
 };
 pub use device::{Backend, BackendError, batch_tensors, keep_freed_memory};
+pub use invocation::{command_line, invocation};
 pub use log::{Event, JournalError, Progress, StepRecord, summary};
 pub use methods::{
     Embedded, Figures, IJepa, IJepaLearner, IJepaPredictor, Learner, Mae, MaeDecoder, MaeLearner,

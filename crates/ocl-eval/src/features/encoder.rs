@@ -1,5 +1,6 @@
 //! An encoder from wherever one lies, with everything that was said about it there.
 
+use ocl_train::command_line;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
@@ -108,8 +109,8 @@ fn finetuned_in(path: &Path) -> Result<Option<PathBuf>, EvalError> {
     let unfinished = || EvalError::NoWeights {
         path: path.join("seed-0/finetuned.safetensors"),
         advice: format!(
-            "the fine-tuning has not ended; finish it with cargo xtask finetune --resume {}",
-            shell_word(&path.to_string_lossy())
+            "the fine-tuning has not ended; finish it with {}",
+            command_line(&format!("finetune --resume {}", shell_word(&path.to_string_lossy())))
         ),
     };
     file.map(Some).ok_or_else(unfinished)

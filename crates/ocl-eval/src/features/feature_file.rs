@@ -25,7 +25,7 @@ impl Format {
             Some("npy") => Ok(Self::Npy),
             Some("safetensors") => Ok(Self::Safetensors),
             Some("parquet") => {
-                wrong("`cargo xtask embed` makes Parquet out of .npy; alone write .npy".into())
+                wrong("only `cargo xtask embed` makes Parquet, out of .npy; write .npy".into())
             }
             _ => wrong(format!("{} ends in none of .npy, .safetensors, .parquet", path.display())),
         }

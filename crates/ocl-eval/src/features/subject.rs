@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use ocl_data::Geometry;
 use ocl_model::{Pooling, Vit};
-use ocl_train::Plan;
+use ocl_train::{Plan, command_line};
 
 use super::extract::Extractor;
 use super::preparation::{Preparation, geometry};
@@ -89,7 +89,8 @@ impl Run {
                 "; to measure its newest checkpoint, give eval-linear or eval-knn --weights {file}"
             )
         });
-        format!("the run has not ended; finish it with cargo xtask pretrain --resume {run}{newest}")
+        let resume = command_line(&format!("pretrain --resume {run}"));
+        format!("the run has not ended; finish it with {resume}{newest}")
     }
 
     fn newest_checkpoint(&self) -> Option<PathBuf> {

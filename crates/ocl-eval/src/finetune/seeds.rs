@@ -1,5 +1,6 @@
 //! The seeds of a fine-tuning, one after the other, and their result.
 
+use ocl_train::invocation;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -82,17 +83,17 @@ impl Finetuned {
         for file in &self.files {
             let _ = writeln!(text, "  {}", file.display());
         }
-        let weights = shell_word(&first.to_string_lossy());
+        let (weights, ocl) = (shell_word(&first.to_string_lossy()), invocation());
         let _ = write!(
             text,
             "
 Next
   Classify images:
-    cargo xtask predict IMAGES --weights {weights}
+    {ocl} predict IMAGES --weights {weights}
   Measure its features by other protocols:
-    cargo xtask eval --weights {weights} --data PATH
+    {ocl} eval --weights {weights} --data PATH
   Write a folder that timm and Hugging Face load:
-    cargo xtask export --weights {weights} --out FOLDER
+    {ocl} export --weights {weights} --out FOLDER
 "
         );
         text

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use ocl_data::SourceError;
 use ocl_model::OpenOptions;
-use ocl_train::Backend;
+use ocl_train::{Backend, invocation};
 use serde::Serialize;
 
 use super::results::{Circumstances, ResultRecord};
@@ -155,6 +155,7 @@ fn next_steps(run: &std::path::Path, measured: bool) -> String {
     } else {
         "Measure on labelled data (train/CLASS/*.jpg and val/CLASS/*.jpg):"
     };
+    let ocl = invocation();
     format!(
         "
 Run folder: {run}
@@ -162,9 +163,9 @@ Run folder: {run}
 
 Next
   {linear}
-    cargo xtask eval --run {run} --data PATH
+    {ocl} eval --run {run} --data PATH
   Train on images of your own:
-    cargo xtask pretrain --data FOLDER
+    {ocl} pretrain --data FOLDER
   Look at the curves:
     tensorboard --logdir {run}
 "

@@ -27,7 +27,8 @@ pub enum BackendError {
     Unknown(String),
     /// The program was built without it.
     #[error(
-        "this program was built without {0}; build with `--features {0}`, or use `cargo xtask … --backend {0}`"
+        "this program was built without {0}; build with `--no-default-features --features {0}`, or \
+         start it as `cargo xtask COMMAND --backend {0}`"
     )]
     NotCompiled(Backend),
 }

@@ -7,6 +7,7 @@ use ocl_model::{ConfigError, WeightsError};
 use thiserror::Error;
 
 use super::checkpoint::CheckpointError;
+use crate::invocation::command_line;
 use crate::log::JournalError;
 
 /// Why a run stopped.
@@ -14,11 +15,11 @@ use crate::log::JournalError;
 pub enum TrainError {
     /// The loss or the gradient is NaN or infinite.
     #[error(
-        "step {step} has a loss of {loss} and a gradient of norm {gradient_norm} (lr {lr:.3e}); samples {}; \
-         nothing of this step was saved. To run it again: cargo xtask replay {}. To go on from the last \
+        "step {step} has a loss of {loss} and a gradient of norm {gradient_norm} (lr {lr:.3e}); \
+         samples {}; nothing of this step was saved. To run it again: {}. To go on from the last \
          checkpoint, lower optim.base_lr, lengthen optim.warmup_epochs, or set optim.clip_norm",
         sample_list(samples),
-        capture.display()
+        command_line(&format!("replay {}", capture.display()))
     )]
     NonFinite {
         /// The step, counted from 1.

@@ -10,9 +10,9 @@ use ocl_eval::{
     finetune,
 };
 use ocl_model::OpenOptions;
-use ocl_train::stop_on_signals;
+use ocl_train::{command_line, stop_on_signals};
 
-use crate::cli::FinetuneArgs;
+use crate::options::{FinetuneArgs, word};
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
@@ -34,13 +34,13 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<bool> {
     let backend = args.common.backend;
     let Some(done) = finetune(&plan, &folder, workers, backend, &STOP, &mut progress)? else {
         eprintln!(
-            "interrupted; continue with\n  cargo xtask finetune --resume {}",
-            folder.display()
+            "interrupted; continue with\n  {}",
+            command_line(&format!("finetune --resume {}", word(&folder)))
         );
         return Ok(false);
     };
     append_results(&folder, std::slice::from_ref(&done.record))?;
-    crate::show(std::slice::from_ref(&done.record), &folder, args.common.json)?;
+    crate::measuring::show(std::slice::from_ref(&done.record), &folder, args.common.json)?;
     if !args.common.json {
         print!("{}", done.text());
     }

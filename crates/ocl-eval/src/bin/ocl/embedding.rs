@@ -12,7 +12,7 @@ use ocl_eval::{
 };
 use ocl_model::{OpenOptions, Pooling};
 
-use crate::cli::Common;
+use crate::options::Common;
 
 #[derive(Args, Debug)]
 pub(crate) struct EncoderArgs {

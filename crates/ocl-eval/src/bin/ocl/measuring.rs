@@ -1,54 +1,18 @@
-//! `ocl-eval`: what a representation is worth, by every protocol, and the report that ends a pre-training.
+//! The commands `eval`, `eval-linear`, `eval-knn` and `report`.
 
-mod cli;
-mod embedding;
-mod exchange;
-mod finetuning;
-mod predicting;
-mod prepared;
-
-use std::fmt::Write as _;
 use std::path::Path;
-use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::Parser;
 use ocl_eval::{
     EvalRecipe, Findings, Progress, Protocol, ResultRecord, Run, ShiftedSet, append_results,
     report, results_file, results_text,
 };
-use ocl_train::{INTERRUPTED, keep_freed_memory};
 
-use cli::{Cli, Command, Common, KnnArgs, LinearArgs, ReportArgs, SubjectArgs, SuiteArgs};
-use prepared::Prepared;
+use crate::options::{Common, KnnArgs, LinearArgs, ReportArgs, SubjectArgs, SuiteArgs};
+use crate::prepared::Prepared;
+use crate::print;
 
-fn main() -> ExitCode {
-    keep_freed_memory();
-    let result = match Cli::parse().command {
-        Command::Finetune(args) => match finetuning::run(&args) {
-            Ok(false) => return ExitCode::from(INTERRUPTED),
-            result => result.map(drop),
-        },
-        Command::Suite(args) => suite(&args),
-        Command::Linear(args) => linear(&args),
-        Command::Knn(args) => knn(&args),
-        Command::Embed(args) => embedding::run_embed(&args),
-        Command::Neighbours(args) => embedding::run_neighbours(&args),
-        Command::Report(args) => write_report(&args),
-        Command::Export(args) => exchange::export(&args),
-        Command::Import(args) => exchange::import(&args),
-        Command::Predict(args) => predicting::run(&args),
-    };
-    let Err(error) = result else { return ExitCode::SUCCESS };
-    let mut text = format!("error: {error}");
-    for cause in error.chain().skip(1) {
-        let _ = write!(text, "\n  because: {cause}");
-    }
-    eprintln!("{text}");
-    ExitCode::FAILURE
-}
-
-fn suite(args: &SuiteArgs) -> Result<()> {
+pub(crate) fn suite(args: &SuiteArgs) -> Result<()> {
     let mut recipe = EvalRecipe::load(args.constants.recipe.as_deref(), &args.constants.overrides)?;
     if let Some(sets) = &args.sets {
         recipe.shifted = ShiftedSet::load(sets)?;
@@ -72,7 +36,7 @@ fn suite(args: &SuiteArgs) -> Result<()> {
     measure(&args.common, &args.subject, &recipe, &protocols, args.seeds)
 }
 
-fn linear(args: &LinearArgs) -> Result<()> {
+pub(crate) fn linear(args: &LinearArgs) -> Result<()> {
     let mut recipe = EvalRecipe::load(args.constants.recipe.as_deref(), &args.constants.overrides)?;
     if let Some(base_lr) = args.base_lr {
         (recipe.linear_mae.base_lr, recipe.linear_mae.least_peak_lr) = (base_lr, 0.0);
@@ -82,7 +46,7 @@ fn linear(args: &LinearArgs) -> Result<()> {
     measure(&args.common, &args.subject, &recipe, &[protocol], args.seeds)
 }
 
-fn knn(args: &KnnArgs) -> Result<()> {
+pub(crate) fn knn(args: &KnnArgs) -> Result<()> {
     let mut recipe = EvalRecipe::load(args.constants.recipe.as_deref(), &args.constants.overrides)?;
     if !args.k.is_empty() {
         recipe.knn.k.clone_from(&args.k);
@@ -115,26 +79,26 @@ fn measure(
         records.push(record);
         if kept.is_err() {
             // A full disk should not cost the figures.
-            print!("{}", results_text(&records));
+            print(&results_text(&records));
         }
         kept?;
     }
     show(&records, &prepared.folder, common.json)
 }
 
-fn show(records: &[ResultRecord], folder: &Path, json: bool) -> Result<()> {
+pub(crate) fn show(records: &[ResultRecord], folder: &Path, json: bool) -> Result<()> {
     if json {
         for record in records {
-            println!("{}", serde_json::to_string(record)?);
+            print(&(serde_json::to_string(record)? + "\n"));
         }
     } else {
-        print!("{}", results_text(records));
+        print(&results_text(records));
         println!("kept in {}", results_file(folder).display());
     }
     Ok(())
 }
 
-fn write_report(args: &ReportArgs) -> Result<()> {
+pub(crate) fn write_report(args: &ReportArgs) -> Result<()> {
     let run = Run::open(&args.run)?;
     let limits = [args.max_train, args.max_test];
     let Common { workers, backend, json } = args.common;
@@ -143,9 +107,11 @@ fn write_report(args: &ReportArgs) -> Result<()> {
         append_results(&run.folder, &report.results)?;
     }
     match &findings {
-        Findings::Measured(report) if json => println!("{}", serde_json::to_string(report)?),
-        Findings::Nothing(why) if json => println!("{}", serde_json::json!({ "nothing": why })),
-        findings => print!("{}", findings.text(&run)),
+        Findings::Measured(report) if json => print(&(serde_json::to_string(report)? + "\n")),
+        Findings::Nothing(why) if json => {
+            print(&format!("{}\n", serde_json::json!({ "nothing": why })))
+        }
+        findings => print(&findings.text(&run)),
     }
     Ok(())
 }

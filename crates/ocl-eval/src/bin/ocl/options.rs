@@ -1,48 +1,12 @@
-//! The command line of `ocl-eval`.
+//! Options that commands share, and those of evaluation and fine-tuning.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::Args;
 use ocl_data::SourceKind;
 use ocl_eval::REPORT_LIMITS;
 use ocl_model::Pooling;
 use ocl_train::Backend;
-
-use crate::embedding::{EmbedArgs, NeighboursArgs};
-use crate::exchange::{ExportArgs, ImportArgs};
-use crate::predicting::PredictArgs;
-
-/// What a representation is worth.
-#[derive(Debug, Parser)]
-#[command(name = "ocl-eval", version, about)]
-pub(crate) struct Cli {
-    #[command(subcommand)]
-    pub(crate) command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Command {
-    /// Any or all protocols, from one pass over the images
-    Suite(SuiteArgs),
-    /// Linear probe on the frozen encoder
-    Linear(LinearArgs),
-    /// Weighted k-NN on L2-normalised frozen features
-    Knn(KnnArgs),
-    /// Train the whole encoder on labels
-    Finetune(FinetuneArgs),
-    /// Trained encoder against untrained and raw pixels, on the run's own data
-    Report(ReportArgs),
-    /// Features of any images as .npy, .safetensors or .parquet, streamed
-    Embed(EmbedArgs),
-    /// Nearest neighbours of query images, as a picture
-    Neighbours(NeighboursArgs),
-    /// An encoder or classifier as a folder that timm and Hugging Face load
-    Export(ExportArgs),
-    /// Classes of images, by a fine-tuned classifier
-    Predict(PredictArgs),
-    /// Any program's weights as such a folder, after checking that they are an encoder
-    Import(ImportArgs),
-}
 
 #[derive(Args, Debug)]
 pub(crate) struct Common {
@@ -184,6 +148,25 @@ pub(crate) struct ReportArgs {
     /// At most so many test images, drawn at random
     #[arg(long, default_value_t = REPORT_LIMITS[1])]
     pub(crate) max_test: usize,
+}
+
+impl ReportArgs {
+    /// The report that ends a run.
+    pub(crate) fn of_run(run: &Path, backend: Backend) -> Self {
+        let [max_train, max_test] = REPORT_LIMITS;
+        let common = Common { backend, workers: None, json: false };
+        Self { common, run: run.to_owned(), max_train, max_test }
+    }
+}
+
+/// A path as one would type it in a shell.
+pub(crate) fn word(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let plain = |c: char| c.is_alphanumeric() || "-_./\\:=,@+".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.into_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 #[derive(Args, Debug)]

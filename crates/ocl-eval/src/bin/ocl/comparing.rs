@@ -1,15 +1,15 @@
-//! `cargo xtask compare-results`: the newest result of each protocol and subject in several `results.jsonl`,
-//! side by side.
+//! The command `compare-results`: the newest result of each protocol and subject in several
+//! `results.jsonl`, side by side.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fs;
-use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use anyhow::{Context, Result};
+use clap::Args;
 use serde_json::Value;
 
-use crate::command::Failure;
+use crate::print;
 
 /// A row of the table: protocol, subject with its pooling, figure.
 type Row = (String, String, String);
@@ -23,22 +23,22 @@ struct Column {
     order: Vec<Row>,
 }
 
-/// Runs the command: each argument is a run folder or a `results.jsonl`.
-pub(crate) fn command(args: Vec<OsString>) -> Result<(), Failure> {
-    if crate::own_help("compare-results", &args, "  PATH...  Run folders, or results.jsonl files") {
-        return Ok(());
-    }
-    if args.is_empty() {
-        return Err(Failure::usage("give run folders, or results.jsonl files"));
-    }
+/// Options of `compare-results`.
+#[derive(Args, Debug)]
+pub(crate) struct CompareArgs {
+    /// Run folders, or results.jsonl files
+    #[arg(value_name = "PATH", required = true)]
+    paths: Vec<PathBuf>,
+}
+
+/// Prints the table.
+pub(crate) fn run(args: &CompareArgs) -> Result<()> {
     let mut columns = Vec::new();
-    for arg in &args {
-        let path = Path::new(arg);
-        let file = if path.is_dir() { path.join("results.jsonl") } else { path.to_owned() };
+    for path in &args.paths {
+        let file = if path.is_dir() { path.join("results.jsonl") } else { path.clone() };
         columns.push((title(path), read(&file)?));
     }
-    // A reader that closes early (`| head`) is no error of ours.
-    let _ = std::io::stdout().write_all(table(&columns).as_bytes());
+    print(&table(&columns));
     Ok(())
 }
 
@@ -49,13 +49,13 @@ fn title(path: &Path) -> String {
     name.to_string_lossy().into_owned()
 }
 
-fn read(file: &Path) -> Result<Column, Failure> {
-    let text = fs::read_to_string(file)
-        .map_err(|error| Failure::new(format!("{}: {error}", file.display())))?;
+fn read(file: &Path) -> Result<Column> {
+    let text =
+        fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     let mut column = Column::default();
     for (number, line) in text.lines().enumerate() {
         let record: Value = serde_json::from_str(line)
-            .map_err(|error| Failure::new(format!("{}:{}: {error}", file.display(), number + 1)))?;
+            .with_context(|| format!("{}:{}: not a line of results", file.display(), number + 1))?;
         // Lines of older versions have no list of figures.
         let Some(scores) = record["scores"].as_array() else { continue };
         let text = |key: &str| record[key].as_str().unwrap_or_default().to_owned();
@@ -126,7 +126,7 @@ mod tests {
 
     fn column(lines: &str) -> Column {
         let file = std::env::temp_dir().join(format!(
-            "xtask-compare-{}-{}",
+            "ocl-compare-{}-{}",
             std::process::id(),
             lines.len()
         ));
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_line_that_is_no_json_is_named() {
-        let file = std::env::temp_dir().join(format!("xtask-compare-bad-{}", std::process::id()));
+        let file = std::env::temp_dir().join(format!("ocl-compare-bad-{}", std::process::id()));
         fs::write(&file, "{}\nnonsense").expect("a file");
         let failure = read(&file).err().expect("refused");
         fs::remove_file(&file).expect("removed");

@@ -12,7 +12,7 @@ use ocl_eval::{
 };
 use ocl_model::{OpenOptions, Pooling, Vit};
 
-use crate::cli::{Common, SubjectArgs};
+use crate::options::{Common, SubjectArgs};
 
 /// A subject with the features of both splits.
 pub(crate) struct Prepared {

@@ -1,6 +1,6 @@
 //! The real program, killed at random moments and resumed, again and again: nothing is lost.
 //!
-//! `OCL_CRASH_KILLS=1000 cargo test --release -p ocl-train --test crash` kills it that often.
+//! `OCL_CRASH_KILLS=1000 cargo test --release --workspace --test crash` kills it that often.
 
 #![cfg(all(feature = "flex", unix))]
 #![allow(clippy::unwrap_used, reason = "a test may")]
@@ -36,8 +36,8 @@ impl Draws {
 /// Starts the run, or goes on with it if there is one.
 fn start(folder: &Path, name: &str, extra: &[&str]) -> Child {
     let run = folder.join(name);
-    let mut program = Command::new(env!("CARGO_BIN_EXE_ocl-train"));
-    program.arg("pretrain").stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut program = Command::new(env!("CARGO_BIN_EXE_ocl"));
+    program.args(["pretrain", "--no-eval"]).stdout(Stdio::null()).stderr(Stdio::piped());
     if run.join("plan.toml").exists() {
         program.arg("--resume").arg(&run);
     } else {

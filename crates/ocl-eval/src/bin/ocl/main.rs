@@ -1,0 +1,123 @@
+//! `ocl`: every command of the project that users type. `cargo xtask COMMAND` builds it and runs it.
+
+mod comparing;
+mod data;
+mod embedding;
+mod exchange;
+mod finetuning;
+mod measuring;
+mod options;
+mod predicting;
+mod prepared;
+mod pretraining;
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use ocl_train::{INTERRUPTED, invocation, keep_freed_memory};
+
+use options::{FinetuneArgs, KnnArgs, LinearArgs, ReportArgs, SuiteArgs};
+
+/// Pre-trains Vision Transformers on images without labels, and says what they are worth.
+#[derive(Debug, Parser)]
+#[command(name = "ocl", version, subcommand_required = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Pre-train an encoder, then say what it is worth; without options on the embedded data set
+    Pretrain(Box<pretraining::PretrainArgs>),
+    /// Say again what the encoder of a run is worth: against untrained and raw pixels, on its data
+    Report(ReportArgs),
+    /// Every protocol on the frozen encoder of a run or of a weights file
+    #[command(alias = "suite")]
+    Eval(SuiteArgs),
+    /// Linear probe on the frozen encoder, cached or as in MAE
+    #[command(alias = "linear")]
+    EvalLinear(LinearArgs),
+    /// Weighted k-NN on L2-normalised frozen features
+    #[command(alias = "knn")]
+    EvalKnn(KnnArgs),
+    /// Train the whole encoder on labels
+    Finetune(FinetuneArgs),
+    /// Classes of images with their probabilities, by a fine-tuned encoder
+    Predict(predicting::PredictArgs),
+    /// Features of any images as .npy or .safetensors, streamed
+    Embed(embedding::EmbedArgs),
+    /// Nearest neighbours of query images, as a picture
+    Neighbours(embedding::NeighboursArgs),
+    /// An encoder, fine-tuned or not, as a folder that timm and Hugging Face load
+    Export(exchange::ExportArgs),
+    /// Weights of timm, MAE, DeiT, DINO and others (.pth, safetensors) as such a folder
+    Import(exchange::ImportArgs),
+    /// What evaluations of several runs found, side by side
+    CompareResults(comparing::CompareArgs),
+    /// Run a step again whose loss or gradient was NaN or infinite, exactly
+    Replay(pretraining::ReplayArgs),
+    /// List the built-in recipes, or print one as a start for your own
+    Recipes(pretraining::RecipesArgs),
+    /// Write a data set as tar shards: as it is, resized, or as pixels
+    Pack(data::PackArgs),
+    /// Images per second of the loader, and the time of each stage
+    BenchData(data::BenchDataArgs),
+}
+
+fn main() -> ExitCode {
+    keep_freed_memory();
+    // Usage lines show what was typed.
+    let typed = Cli::command().bin_name(invocation()).get_matches();
+    let cli = Cli::from_arg_matches(&typed).unwrap_or_else(|error| error.exit());
+    let result = match cli.command {
+        Command::Pretrain(args) => pretraining::run(&args),
+        Command::Replay(args) => pretraining::replay_capture(&args),
+        Command::Finetune(args) => finetuning::run(&args).map(|finished| match finished {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::from(INTERRUPTED),
+        }),
+        Command::Recipes(args) => pretraining::recipes(&args).map(done),
+        Command::Report(args) => measuring::write_report(&args).map(done),
+        Command::Eval(args) => measuring::suite(&args).map(done),
+        Command::EvalLinear(args) => measuring::linear(&args).map(done),
+        Command::EvalKnn(args) => measuring::knn(&args).map(done),
+        Command::Predict(args) => predicting::run(&args).map(done),
+        Command::Embed(args) => embedding::run_embed(&args).map(done),
+        Command::Neighbours(args) => embedding::run_neighbours(&args).map(done),
+        Command::Export(args) => exchange::export(&args).map(done),
+        Command::Import(args) => exchange::import(&args).map(done),
+        Command::CompareResults(args) => comparing::run(&args).map(done),
+        Command::Pack(args) => data::run_pack(&args).map(done),
+        Command::BenchData(args) => data::run_bench(&args).map(done),
+    };
+    result.unwrap_or_else(|error| {
+        let mut text = format!("error: {error}");
+        for cause in error.chain().skip(1) {
+            let _ = write!(text, "\n  because: {cause}");
+        }
+        eprintln!("{text}");
+        ExitCode::FAILURE
+    })
+}
+
+fn done((): ()) -> ExitCode {
+    ExitCode::SUCCESS
+}
+
+/// Prints a text. A reader that closes early (`| head`) is no error of ours.
+fn print(text: &str) {
+    use std::io::Write as _;
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}
