@@ -140,8 +140,9 @@ mod tests {
         let mut line = String::new();
         let output = child.stdout.take().expect("piped");
         BufReader::new(output).read_line(&mut line).expect("it says so");
+        let own = libc::c_int::try_from(std::process::id()).expect("a process number");
         // SAFETY: `kill` has no preconditions; we listen.
-        unsafe { libc::kill(libc::getpid(), libc::SIGTERM) };
+        unsafe { libc::kill(own, libc::SIGTERM) };
         let status = wait(&mut child).expect("our child");
         assert_eq!((status.code(), status.signal()), (Some(41), None));
     }

@@ -158,35 +158,36 @@ unsafe fn multiply(
     tile: &mut Tile,
     goes_on: bool,
 ) {
-    // SAFETY: the caller keeps `k` values of each row and `k` rows of the panel readable; the panel
-    // is aligned to 64 bytes, and so is each third of a tile's row.
-    unsafe {
-        let mut sums: [[__m512; 3]; ROWS] = [[_mm512_setzero_ps(); 3]; ROWS];
-        if goes_on {
-            for (sums, row) in sums.iter_mut().zip(&tile.0) {
-                for (i, sum) in sums.iter_mut().enumerate() {
-                    *sum = _mm512_load_ps(row.as_ptr().add(i * LANES));
-                }
+    let mut sums: [[__m512; 3]; ROWS] = [[_mm512_setzero_ps(); 3]; ROWS];
+    if goes_on {
+        for (sums, row) in sums.iter_mut().zip(&tile.0) {
+            for (sum, third) in sums.iter_mut().zip(row.chunks_exact(LANES)) {
+                // SAFETY: 16 values, aligned to 64 bytes as each third of a tile's row is.
+                *sum = unsafe { _mm512_load_ps(third.as_ptr()) };
             }
         }
-        let mut b = panel;
-        let mut at = 0;
-        for _ in 0..k {
-            let right =
-                [_mm512_load_ps(b), _mm512_load_ps(b.add(LANES)), _mm512_load_ps(b.add(2 * LANES))];
-            for (sums, row) in sums.iter_mut().zip(rows) {
-                let left = _mm512_set1_ps(*row.add(at));
-                for (sum, right) in sums.iter_mut().zip(right) {
-                    *sum = _mm512_fmadd_ps(left, right, *sum);
-                }
+    }
+    let mut b = panel;
+    let mut at = 0;
+    for _ in 0..k {
+        let right = [0, 1, 2].map(|i| {
+            // SAFETY: the caller keeps `k` rows of the panel readable and aligned to 64 bytes.
+            unsafe { _mm512_load_ps(b.wrapping_add(i * LANES)) }
+        });
+        for (sums, row) in sums.iter_mut().zip(rows) {
+            // SAFETY: the caller keeps `k` values of each row readable.
+            let left = _mm512_set1_ps(unsafe { *row.wrapping_add(at) });
+            for (sum, right) in sums.iter_mut().zip(right) {
+                *sum = _mm512_fmadd_ps(left, right, *sum);
             }
-            b = b.add(COLUMNS);
-            at += step;
         }
-        for (sums, row) in sums.iter().zip(&mut tile.0) {
-            for (i, sum) in sums.iter().enumerate() {
-                _mm512_store_ps(row.as_mut_ptr().add(i * LANES), *sum);
-            }
+        b = b.wrapping_add(COLUMNS);
+        at += step;
+    }
+    for (sums, row) in sums.iter().zip(&mut tile.0) {
+        for (sum, third) in sums.iter().zip(row.chunks_exact_mut(LANES)) {
+            // SAFETY: 16 values, aligned to 64 bytes as each third of a tile's row is.
+            unsafe { _mm512_store_ps(third.as_mut_ptr(), *sum) };
         }
     }
 }
@@ -218,16 +219,16 @@ unsafe fn pack(b: View<'_>, k: usize, columns: Range<usize>, packed: &mut [f32],
         let present = LANES.min(columns.end - first);
         let squares = if present == LANES { squares } else { 0 };
         for l in (0..squares).step_by(LANES) {
-            // SAFETY: 16 values from `(l, first + i)` on are inside `b` for each `i` below 16, and
-            // the square of the panel is inside it.
-            unsafe {
-                let turned = turn(array::from_fn(|i| {
-                    let start = (first + i) * b.column_stride + l;
-                    _mm512_loadu_ps(b.values.as_ptr().add(start))
-                }));
-                for (i, row) in turned.into_iter().enumerate() {
-                    _mm512_store_ps(panel.as_mut_ptr().add((l + i) * COLUMNS + j), row);
-                }
+            let square = array::from_fn(|i| {
+                let start = (first + i) * b.column_stride + l;
+                // SAFETY: 16 values from `(l, first + i)` on are inside `b` for each `i` below 16.
+                unsafe { _mm512_loadu_ps(b.values.as_ptr().wrapping_add(start)) }
+            });
+            let turned = turn(square);
+            for (i, row) in turned.into_iter().enumerate() {
+                let place = panel.as_mut_ptr().wrapping_add((l + i) * COLUMNS + j);
+                // SAFETY: the square is inside the panel, and its rows are aligned to 64 bytes.
+                unsafe { _mm512_store_ps(place, row) };
             }
         }
         for l in squares..k {

@@ -107,24 +107,24 @@ mod wide {
                 rest => rest.min(3),
             };
             let last = first + columns == vectors && !n.is_multiple_of(LANES);
-            // SAFETY: the caller's promise.
-            unsafe {
-                let at = At {
-                    k,
-                    a: a.values.as_ptr(),
-                    a_row: a.row_stride,
-                    a_column: a.column_stride,
-                    b: b.values.as_ptr().add(first * LANES),
-                    b_row: b.row_stride,
-                    out: out.as_mut_ptr().add(first * LANES),
-                    stride,
-                    last: if last { (1 << (n % LANES)) - 1 } else { !0 },
-                };
-                match columns {
-                    1 => rows::<1>(m, at),
-                    2 => rows::<2>(m, at),
-                    _ => rows::<3>(m, at),
-                }
+            let at = At {
+                k,
+                a: a.values.as_ptr(),
+                a_row: a.row_stride,
+                a_column: a.column_stride,
+                b: b.values.as_ptr().wrapping_add(first * LANES),
+                b_row: b.row_stride,
+                out: out.as_mut_ptr().wrapping_add(first * LANES),
+                stride,
+                last: if last { (1 << (n % LANES)) - 1 } else { !0 },
+            };
+            match columns {
+                // SAFETY: the caller's promise.
+                1 => unsafe { rows::<1>(m, at) },
+                // SAFETY: the caller's promise.
+                2 => unsafe { rows::<2>(m, at) },
+                // SAFETY: the caller's promise.
+                _ => unsafe { rows::<3>(m, at) },
             }
             first += columns;
         }
@@ -134,14 +134,15 @@ mod wide {
     unsafe fn rows<const C: usize>(m: usize, mut at: At) {
         let mut row = 0;
         while row < m {
-            // SAFETY: the caller's promise.
-            let done = unsafe {
-                match m - row {
-                    8.. => tile::<8, C>(at),
-                    4.. => tile::<4, C>(at),
-                    2.. => tile::<2, C>(at),
-                    _ => tile::<1, C>(at),
-                }
+            let done = match m - row {
+                // SAFETY: the caller's promise.
+                8.. => unsafe { tile::<8, C>(at) },
+                // SAFETY: the caller's promise.
+                4.. => unsafe { tile::<4, C>(at) },
+                // SAFETY: the caller's promise.
+                2.. => unsafe { tile::<2, C>(at) },
+                // SAFETY: the caller's promise.
+                _ => unsafe { tile::<1, C>(at) },
             };
             at.a = at.a.wrapping_add(done * at.a_row);
             at.out = at.out.wrapping_add(done * at.stride);
@@ -153,27 +154,31 @@ mod wide {
     unsafe fn tile<const R: usize, const C: usize>(at: At) -> usize {
         let mask = |c: usize| if c + 1 == C { at.last } else { !0 };
         let mut sums = [[_mm512_setzero_ps(); C]; R];
-        // SAFETY: the caller's promise; lanes past the last column are neither read nor written.
-        unsafe {
-            for l in 0..at.k {
-                let b = at.b.add(l * at.b_row);
-                let right: [_; C] =
-                    array::from_fn(|c| _mm512_maskz_loadu_ps(mask(c), b.add(c * LANES)));
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    let left = _mm512_set1_ps(*at.a.add(i * at.a_row + l * at.a_column));
-                    for (sum, right) in sums.iter_mut().zip(right) {
-                        *sum = _mm512_fmadd_ps(left, right, *sum);
-                    }
+        for l in 0..at.k {
+            let b = at.b.wrapping_add(l * at.b_row);
+            let right: [_; C] = array::from_fn(|c| {
+                // SAFETY: the caller's promise; lanes past the last column are not read.
+                unsafe { _mm512_maskz_loadu_ps(mask(c), b.wrapping_add(c * LANES)) }
+            });
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let a = at.a.wrapping_add(i * at.a_row + l * at.a_column);
+                // SAFETY: the caller's promise.
+                let left = _mm512_set1_ps(unsafe { *a });
+                for (sum, right) in sums.iter_mut().zip(right) {
+                    *sum = _mm512_fmadd_ps(left, right, *sum);
                 }
             }
-            for (i, sums) in sums.iter().enumerate() {
-                let out = at.out.add(i * at.stride);
-                for (c, sum) in sums.iter().enumerate() {
-                    if c + 1 == C {
-                        _mm512_mask_storeu_ps(out.add(c * LANES), at.last, *sum);
-                    } else {
-                        _mm512_storeu_ps(out.add(c * LANES), *sum);
-                    }
+        }
+        for (i, sums) in sums.iter().enumerate() {
+            let out = at.out.wrapping_add(i * at.stride);
+            for (c, sum) in sums.iter().enumerate() {
+                let place = out.wrapping_add(c * LANES);
+                if c + 1 == C {
+                    // SAFETY: the caller's promise; lanes past the last column are not written.
+                    unsafe { _mm512_mask_storeu_ps(place, at.last, *sum) };
+                } else {
+                    // SAFETY: the caller's promise.
+                    unsafe { _mm512_storeu_ps(place, *sum) };
                 }
             }
         }
@@ -191,19 +196,19 @@ mod wide {
             for j in (0..n).step_by(LANES) {
                 let wide = LANES.min(n - j);
                 let mask = ((1u32 << wide) - 1) as __mmask16;
-                // SAFETY: the caller's promise; what is outside `a` is not read.
-                unsafe {
-                    let turned = turn(array::from_fn(|r| {
-                        if i + r < m {
-                            let start = a.values.as_ptr().add((i + r) * a.row_stride + j);
-                            _mm512_maskz_loadu_ps(mask, start)
-                        } else {
-                            _mm512_setzero_ps()
-                        }
-                    }));
-                    for (r, row) in turned.into_iter().take(wide).enumerate() {
-                        _mm512_storeu_ps(out.as_mut_ptr().add((j + r) * stride + i), row);
+                let square = array::from_fn(|r| {
+                    if i + r >= m {
+                        return _mm512_setzero_ps();
                     }
+                    let start = a.values.as_ptr().wrapping_add((i + r) * a.row_stride + j);
+                    // SAFETY: the caller's promise; what is outside `a` is not read.
+                    unsafe { _mm512_maskz_loadu_ps(mask, start) }
+                });
+                let turned = turn(square);
+                for (r, row) in turned.into_iter().take(wide).enumerate() {
+                    let place = out.as_mut_ptr().wrapping_add((j + r) * stride + i);
+                    // SAFETY: the caller's promise.
+                    unsafe { _mm512_storeu_ps(place, row) };
                 }
             }
         }
