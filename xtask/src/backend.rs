@@ -8,6 +8,10 @@ use crate::nearest;
 /// The crates that compute on a backend and have its feature.
 pub(crate) const ON_BACKEND: [&str; 4] = ["ocl-model", "ocl-loss", "ocl-train", "ocl-eval"];
 
+/// The crates that could be published.
+pub(crate) const PACKAGES: [&str; 5] =
+    ["ocl-data", "ocl-model", "ocl-loss", "ocl-train", "ocl-eval"];
+
 /// A backend of burn that our crates can be compiled for; each is a cargo feature of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Backend {

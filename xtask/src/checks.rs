@@ -124,6 +124,11 @@ pub(crate) fn ci(args: Vec<OsString>) -> Result<(), Failure> {
     let doc = ["doc", "--locked", "--release", "--workspace", "--no-deps"];
     steps.cargo("docs", command::cargo(&doc).env("RUSTDOCFLAGS", "-D warnings"))?;
     steps.cargo("tests", test_command(Backend::Flex, &[]).arg("--locked"))?;
+    // Each crate has all that it is made of. Publishing stays off, so that no registry is asked.
+    for package in backend::PACKAGES {
+        let list = ["package", "--list", "--allow-dirty", "--quiet", "-p", package];
+        steps.cargo("package", command::cargo(&list).stdout(std::process::Stdio::null()))?;
+    }
     // By itself: with the others it would compile burn once more.
     let parquet = ["test", "--locked", "--release", "-p", "ocl-data", "--bin", "to-parquet"];
     steps.cargo("parquet", command::cargo(&parquet).args(["--features", "parquet"]))?;

@@ -53,7 +53,7 @@ const COMMANDS: &[Entry] = &[
     },
     Entry {
         name: "tidy",
-        does: "the house rules: layers, file lengths, manifests, code map, recipe headers",
+        does: "the house rules: layers, file lengths, manifests, code map, recipe headers, licences",
         example: "cargo xtask tidy",
         run: tidy::command,
     },

@@ -14,6 +14,7 @@ pub(super) fn check(file: &File) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(length(file));
     findings.extend(name(file));
+    findings.extend(includes(file));
     if file.path.ends_with("/src/lib.rs") {
         findings.extend(globs(file));
         findings.extend(silenced(file));
@@ -47,6 +48,25 @@ fn name(file: &File) -> Option<Finding> {
         let what = format!("`{module}` says nothing about what is inside");
         Finding::error(&file.path, 1, what, "name it after that, or move it to where it is used")
     })
+}
+
+/// Finds files that are built in from outside of the crate: a package of it would lack them.
+fn includes(file: &File) -> Vec<Finding> {
+    // Folders between the file and its crate's root.
+    let inside = file.path.split('/').skip(2).count().saturating_sub(1);
+    let mut findings = Vec::new();
+    for (index, line) in file.text.lines().enumerate() {
+        let included = ["include_str!(\"", "include_bytes!(\""]
+            .iter()
+            .find_map(|start| line.split_once(start)?.1.split('"').next());
+        let Some(path) = included else { continue };
+        if path.split('/').take_while(|part| *part == "..").count() > inside {
+            let what = format!("`{path}` lies outside of the crate");
+            let remedy = "move it into the crate, so that a package of it is whole";
+            findings.push(Finding::error(&file.path, index + 1, what, remedy));
+        }
+    }
+    findings
 }
 
 /// Finds `pub use …::*`, also inside braces and over several lines.
@@ -127,6 +147,14 @@ mod tests {
         assert_eq!(findings.len(), 1, "{findings:?}");
         assert_eq!(findings[0].line, 4);
         assert_eq!(checked("crates/a/src/b.rs", text), []);
+    }
+
+    #[test]
+    fn what_is_built_in_lies_in_the_crate() {
+        let of = |text: &str| check(&File::made_up("crates/a/src/b/c.rs", text)).len();
+        assert_eq!(of("const A: &str = include_str!(\"../../recipes/a.toml\");\n"), 0);
+        assert_eq!(of("const A: &str = include_str!(\"../../../../recipes/a.toml\");\n"), 1);
+        assert_eq!(of("let a = include_bytes!(\"../../../a\");\n"), 1);
     }
 
     #[test]

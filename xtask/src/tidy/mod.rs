@@ -5,6 +5,7 @@
 
 mod files;
 mod layers;
+mod licences;
 mod manifests;
 mod map;
 mod recipes;
@@ -74,10 +75,14 @@ pub(crate) fn command(args: Vec<OsString>) -> Result<(), Failure> {
     }
     let root = command::root();
     let mut findings = all(root, &packages(root)?)?;
+    let licences = licences::check()?;
+    findings.extend(licences.findings);
     findings.sort_by(|a, b| (!a.warning, &a.path, a.line).cmp(&(!b.warning, &b.path, b.line)));
     for finding in &findings {
         eprintln!("{finding}");
     }
+    let counted = licences.counted.iter().map(|(licence, count)| format!("{licence} ({count})"));
+    eprintln!("licences: {}", counted.collect::<Vec<_>>().join(", "));
     match findings.iter().filter(|finding| !finding.warning).count() {
         0 => {
             eprintln!("tidy: in order, {} warnings", findings.len());
@@ -93,7 +98,12 @@ fn all(root: &Path, packages: &[Package]) -> Result<Vec<Finding>, Failure> {
         read_below(root, folder, "rs", &mut sources)?;
     }
     let mut recipes = Vec::new();
-    read_below(root, "recipes", "toml", &mut recipes)?;
+    for package in packages {
+        let folder = package.manifest.path.replace("Cargo.toml", "recipes");
+        if root.join(&folder).is_dir() {
+            read_below(root, &folder, "toml", &mut recipes)?;
+        }
+    }
     let workspace = read(root, "Cargo.toml")?;
 
     let mut findings = layers::check(packages);

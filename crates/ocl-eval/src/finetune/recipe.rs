@@ -11,10 +11,10 @@ use crate::settings::with_overrides;
 
 /// Recipes that come with the program, by name.
 const BUILT_IN: [(&str, &str); 4] = [
-    ("small", include_str!("../../../../recipes/finetune-small.toml")),
-    ("vit-b", include_str!("../../../../recipes/finetune-vit-b.toml")),
-    ("vit-l", include_str!("../../../../recipes/finetune-vit-l.toml")),
-    ("vit-h", include_str!("../../../../recipes/finetune-vit-h.toml")),
+    ("small", include_str!("../../recipes/finetune-small.toml")),
+    ("vit-b", include_str!("../../recipes/finetune-vit-b.toml")),
+    ("vit-l", include_str!("../../recipes/finetune-vit-l.toml")),
+    ("vit-h", include_str!("../../recipes/finetune-vit-h.toml")),
 ];
 
 /// A recipe of fine-tuning. No key is optional and none may be unknown.

@@ -16,7 +16,7 @@ use crate::files::read_text;
 use crate::settings::with_overrides;
 
 /// The recipe that is used unless another is named.
-const BUILT_IN: &str = include_str!("../../../../recipes/evaluation.toml");
+const BUILT_IN: &str = include_str!("../../recipes/evaluation.toml");
 
 /// A recipe of evaluation: every constant of every protocol. No key is optional and none may be
 /// unknown.

@@ -83,30 +83,30 @@ const RENAMED: [(&str, &str); 2] =
 
 /// Recipes that come with the program, by name.
 const BUILT_IN: [(&str, &str); 7] = [
-    ("embedded", include_str!("../../../../recipes/embedded.toml")),
-    ("fashion-mnist", include_str!("../../../../recipes/fashion-mnist.toml")),
-    ("cifar-10", include_str!("../../../../recipes/cifar-10.toml")),
-    ("folder", include_str!("../../../../recipes/folder.toml")),
-    ("imagenet-vit-b", include_str!("../../../../recipes/imagenet-vit-b.toml")),
-    ("imagenet-vit-l", include_str!("../../../../recipes/imagenet-vit-l.toml")),
-    ("imagenet-vit-h", include_str!("../../../../recipes/imagenet-vit-h.toml")),
+    ("embedded", include_str!("../../recipes/embedded.toml")),
+    ("fashion-mnist", include_str!("../../recipes/fashion-mnist.toml")),
+    ("cifar-10", include_str!("../../recipes/cifar-10.toml")),
+    ("folder", include_str!("../../recipes/folder.toml")),
+    ("imagenet-vit-b", include_str!("../../recipes/imagenet-vit-b.toml")),
+    ("imagenet-vit-l", include_str!("../../recipes/imagenet-vit-l.toml")),
+    ("imagenet-vit-h", include_str!("../../recipes/imagenet-vit-h.toml")),
 ];
 
 /// What a method puts over a recipe that is another's: its name, the recipes that it is for (none:
 /// all others), and the text.
 const METHODS: [(&str, &[&str], &str); 8] = [
-    ("ocl", &[], include_str!("../../../../recipes/methods/ocl.toml")),
-    ("mae", &IMAGENET, include_str!("../../../../recipes/methods/mae-imagenet.toml")),
-    ("mae", &[], include_str!("../../../../recipes/methods/mae.toml")),
+    ("ocl", &[], include_str!("../../recipes/methods/ocl.toml")),
+    ("mae", &IMAGENET, include_str!("../../recipes/methods/mae-imagenet.toml")),
+    ("mae", &[], include_str!("../../recipes/methods/mae.toml")),
     (
         "i-jepa",
         &["imagenet-vit-b"],
-        include_str!("../../../../recipes/methods/i-jepa-imagenet-vit-b.toml"),
+        include_str!("../../recipes/methods/i-jepa-imagenet-vit-b.toml"),
     ),
-    ("i-jepa", &IMAGENET, include_str!("../../../../recipes/methods/i-jepa-imagenet.toml")),
-    ("i-jepa", &[], include_str!("../../../../recipes/methods/i-jepa.toml")),
-    ("moco-v3", &IMAGENET, include_str!("../../../../recipes/methods/moco-v3-imagenet.toml")),
-    ("moco-v3", &[], include_str!("../../../../recipes/methods/moco-v3.toml")),
+    ("i-jepa", &IMAGENET, include_str!("../../recipes/methods/i-jepa-imagenet.toml")),
+    ("i-jepa", &[], include_str!("../../recipes/methods/i-jepa.toml")),
+    ("moco-v3", &IMAGENET, include_str!("../../recipes/methods/moco-v3-imagenet.toml")),
+    ("moco-v3", &[], include_str!("../../recipes/methods/moco-v3.toml")),
 ];
 
 const IMAGENET: [&str; 3] = ["imagenet-vit-b", "imagenet-vit-l", "imagenet-vit-h"];

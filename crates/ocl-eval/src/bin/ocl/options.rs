@@ -70,7 +70,7 @@ pub(crate) struct SubjectArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct ConstantsArgs {
-    /// Recipe of evaluation [default: the built-in one, recipes/evaluation.toml]
+    /// Recipe of evaluation [default: the built-in one]
     #[arg(long, value_name = "FILE")]
     pub(crate) recipe: Option<PathBuf>,
     /// Change one constant, e.g. --set knn.k=[20] (repeatable)
