@@ -262,3 +262,34 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+/// Of a file with I-JEPA's networks the averaged encoder is taken: without a class token, pooled by the
+/// mean; of one with MoCo v3's the trained one.
+#[test]
+fn networks_of_pre_training_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let device = Device::default();
+    for (file, network, heads) in
+        [("ijepa_a", "target_encoder", 4), ("moco_v3_a", "base_encoder", 4)]
+    {
+        let bytes = std::fs::read(golden().join(format!("{file}.safetensors"))).unwrap();
+        let all = SafeTensors::deserialize(&bytes).unwrap();
+        // The initial state, under the names that the authors' programs save.
+        let state = all.iter().filter_map(|(name, view)| {
+            let (network, rest) = name.strip_prefix("weight.")?.split_once('.')?;
+            Some((format!("{network}.module.{rest}"), view))
+        });
+        let path = folder.path().join(format!("{file}.safetensors"));
+        std::fs::write(&path, safetensors::serialize(state, None).unwrap()).unwrap();
+        let options = OpenOptions { heads: Some(heads), image_px: None };
+        let opened = open_weights(&path, &options, &device).unwrap();
+        let is_jepa = network == "target_encoder";
+        assert_eq!(opened.vit.has_cls_token(), !is_jepa);
+        assert_eq!(opened.pooling, if is_jepa { Pooling::Mean } else { Pooling::Cls });
+        assert!(opened.ignored.iter().any(|name| name.starts_with("predictor.")));
+        let expected = all.tensor(&format!("weight.{network}.blocks.1.mlp.fc1.bias")).unwrap();
+        let four = |b: &[u8]| f32::from_le_bytes(b.try_into().unwrap());
+        let expected: Vec<f32> = expected.data().chunks_exact(4).map(four).collect();
+        assert_eq!(state_of(&opened.vit)["blocks.1.mlp.fc1.bias"].values, expected, "{file}");
+    }
+}
