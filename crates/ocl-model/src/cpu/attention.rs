@@ -4,9 +4,9 @@
 //! beat batched products with their packing and permutations. Queries, keys and values are read in
 //! place from the rows `[q, k, v]` that one linear layer makes.
 
-use super::gemm::View;
 use super::math::{exp_negative, greatest, sum_with};
 use super::small::{small_gemm, transpose};
+use super::view::View;
 
 /// Shape of one sequence's attention.
 #[derive(Clone, Copy)]

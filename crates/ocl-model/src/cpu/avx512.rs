@@ -11,9 +11,9 @@ use std::arch::x86_64::{
 use std::array;
 use std::ops::Range;
 
-use super::gemm::{Part, View};
 use super::math::buffer;
 use super::sink::Sink;
+use super::view::{Part, View};
 
 const ROWS: usize = 8;
 pub(super) const LANES: usize = 16;

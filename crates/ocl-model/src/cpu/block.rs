@@ -12,9 +12,10 @@ use rayon::prelude::*;
 pub(super) use self::backward::backward;
 use super::attention::{self, Heads, Scratch};
 use super::epilogue::{Activate, Biased, Gelu, Residual};
-use super::gemm::{View, gemm};
+use super::gemm::gemm;
 use super::math::{buffer, widest};
 use super::norm;
+use super::view::View;
 
 /// Most rows of a chunk. Fewer make packing the matrices felt: 250 rows ran at 0.85 of the speed of
 /// 700.

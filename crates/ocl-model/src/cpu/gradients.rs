@@ -5,8 +5,9 @@ use std::cmp::Reverse;
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
-use super::gemm::{Part, View, sum_of_products};
+use super::gemm::sum_of_products;
 use super::math::widest;
+use super::view::{Part, View};
 
 /// Rows of a weight's gradient that one task makes, at least and at most: fewer would make packing
 /// the other factor felt.

@@ -17,6 +17,7 @@ mod norm;
 mod projection;
 mod sink;
 mod small;
+mod view;
 mod work;
 
 use std::fmt;

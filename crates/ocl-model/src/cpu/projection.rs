@@ -16,9 +16,10 @@ use rayon::prelude::*;
 
 use super::block::{CHUNK_ROWS, GROUP_ROWS};
 use super::epilogue::{Residual, Store};
-use super::gemm::{View, gemm};
+use super::gemm::gemm;
 use super::gradients::{Band, Outer, bands};
 use super::math::{add_rows, buffer, widest};
+use super::view::View;
 use super::{tensor, values};
 
 /// Backends with a projection of their own.

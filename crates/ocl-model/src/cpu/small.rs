@@ -3,8 +3,8 @@
 //! Nothing is packed or allocated: at these sizes that would cost more than the product. Every
 //! result is one sum in the order of the inner dimension.
 
-use super::gemm::View;
 use super::math::axpy;
+use super::view::View;
 
 /// `out = a b` for `a` `[m, k]` and `b` `[k, n]` with contiguous rows; rows of `out` start every
 /// `stride` values.

@@ -14,12 +14,8 @@ use serde_json::{Map, Value, json};
 
 use super::expected::{expected_shapes, parts_of};
 use super::layout::HostTensor;
-use super::state::{WeightsError, assemble, state_of};
+use super::state::{CONFIG_KEY, WeightsError, assemble, state_of};
 use crate::encoder::{Vit, VitConfig};
-
-/// Metadata key under which a weights file describes itself: a JSON object with the [`VitConfig`]
-/// as `encoder`.
-pub(crate) const CONFIG_KEY: &str = "ocl";
 
 /// What a weights file says of itself.
 #[derive(Serialize, Deserialize)]

@@ -8,10 +8,13 @@ use burn::tensor::{Device, Tensor, TensorData};
 use thiserror::Error;
 
 use super::expected::{expected_shapes, parts_of, take_positions};
-use super::file::CONFIG_KEY;
 use super::layout::HostTensor;
 use crate::encoder::{ConfigError, Parts, Vit, VitConfig};
 use crate::named::{NamedMapper, NamedVisitor, map_named, visit_named};
+
+/// Metadata key under which a weights file describes itself: a JSON object with the [`VitConfig`]
+/// as `encoder`.
+pub(super) const CONFIG_KEY: &str = "ocl";
 
 /// Why weights could not be written or read.
 #[derive(Debug, Error)]

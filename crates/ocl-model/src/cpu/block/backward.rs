@@ -4,10 +4,11 @@ use std::sync::OnceLock;
 
 use super::super::attention::{self, Scratch};
 use super::super::epilogue::{AddTo, Slope, Store};
-use super::super::gemm::{View, gemm};
+use super::super::gemm::gemm;
 use super::super::gradients::{Band, Outer, bands};
 use super::super::math::{add_rows, buffer, sum_groups, widest};
 use super::super::norm;
+use super::super::view::View;
 use super::super::work::share;
 use super::{Parameters, Saved, Shape};
 

@@ -3,6 +3,7 @@
 mod allow_list;
 mod archive;
 mod names;
+mod node;
 mod number;
 mod pickle;
 mod pickle_machine;
@@ -25,7 +26,7 @@ use crate::weights::layout::HostTensor;
 use crate::weights::state::{WeightsError, assemble};
 
 pub use archive::ArchiveError;
-pub use pickle::PickleError;
+pub use node::PickleError;
 pub use shape::ShapeError;
 pub use torch::TorchError;
 

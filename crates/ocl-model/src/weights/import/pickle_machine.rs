@@ -1,7 +1,7 @@
 //! The instructions of pickles.
 
 use super::allow_list::allowed;
-use super::pickle::{Id, Node, PickleError};
+use super::node::{Id, Node, PickleError};
 
 /// A stack machine for the instructions of protocols 2 to 5 that `torch.save` writes.
 pub(super) struct Machine<'a> {

@@ -8,8 +8,9 @@ use std::io::{Read, Seek, SeekFrom};
 use thiserror::Error;
 
 use super::archive::{Archive, ArchiveError};
+use super::node::{Id, PickleError};
 use super::number::{Kind, to_f32};
-use super::pickle::{Id, Pickle, PickleError};
+use super::pickle::Pickle;
 use crate::weights::layout::HostTensor;
 
 /// Why a `.pth` file gives no tensors.
