@@ -1,8 +1,9 @@
 //! `cargo xtask bench-gpu`: what a GPU makes of a training step, in one command.
 //!
-//! First the golden tests and those of the kernels there: a fast wrong step is worth nothing. Then the step of
-//! ViT-B and ViT-L on synthetic patches, a line each with the memory in use at most; then the same of a PyTorch
-//! program, if one is given. A process each, so that one that does not fit ends no other.
+//! First the golden tests and those of the kernels there: a fast wrong step is worth nothing. Then
+//! the step of ViT-B and ViT-L on synthetic patches, a line each with the memory in use at most;
+//! then the same of a PyTorch program, if one is given. A process each, so that one that does not
+//! fit ends no other.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -76,8 +77,8 @@ fn take_peer(args: &mut Vec<OsString>) -> Result<Option<PathBuf>, Failure> {
     Ok(Some(args.remove(at).into()))
 }
 
-/// Runs a program that prints its own line, and prints the GPU memory in use at most meanwhile. One that
-/// fails (a batch too large for the memory, say) does not end the others.
+/// Runs a program that prints its own line, and prints the GPU memory in use at most meanwhile. One
+/// that fails (a batch too large for the memory, say) does not end the others.
 fn timed(program: &mut Command) {
     let done = Arc::new(AtomicBool::new(false));
     let watch = std::thread::spawn({

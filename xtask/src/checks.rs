@@ -90,8 +90,8 @@ fn names_any(args: &[OsString], options: &[&str]) -> bool {
         .any(|arg| options.contains(&arg.split_once('=').map_or(arg, |(option, _)| option)))
 }
 
-/// What must hold on every backend: our numbers against the reference's. The others test our own logic, which
-/// is the same everywhere, and take long on a GPU that a CPU plays.
+/// What must hold on every backend: our numbers against the reference's. The others test our own
+/// logic, which is the same everywhere, and take long on a GPU that a CPU plays.
 const GOLDEN_TESTS: [&str; 4] = ["golden", "golden_linear_probe", "positions", "timm"];
 
 /// `cargo xtask ci`: the cheap checks first, and the first that fails ends it.

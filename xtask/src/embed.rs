@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use crate::command::{self, Failure};
 use crate::program;
 
-/// `cargo xtask embed`. A Parquet table is made of an array by a program of its own: what writes tables would
-/// make everyone compile the encoder's own dependencies anew.
+/// `cargo xtask embed`. A Parquet table is made of an array by a program of its own: what writes
+/// tables would make everyone compile the encoder's own dependencies anew.
 pub(crate) fn command(mut args: Vec<OsString>) -> Result<(), Failure> {
     let Some(table) = take_table(&mut args) else { return program::run("embed", args) };
     let array = with_suffix(&table, "npy");

@@ -1,5 +1,5 @@
-//! The project's commands: `cargo xtask test`, `tidy`, `ci` are its own; `cargo xtask pretrain` and all
-//! other commands of the program `ocl` are built for a backend and handed on.
+//! The project's commands: `cargo xtask test`, `tidy`, `ci` are its own; `cargo xtask pretrain` and
+//! all other commands of the program `ocl` are built for a backend and handed on.
 //!
 //! Thin on purpose. It depends on neither burn nor our crates, so it builds in seconds.
 

@@ -1,8 +1,9 @@
 //! Signals: which of them the program that runs must still be told of.
 //!
-//! The trainer takes Ctrl-C and SIGTERM as a wish for a checkpoint, so xtask stays to wait for it. Ctrl-C
-//! reaches the whole process group, the program included: of that xtask only takes note, for a second signal
-//! would end the program at once. What a process sends to xtask alone, `kill` or a scheduler, is handed on.
+//! The trainer takes Ctrl-C and SIGTERM as a wish for a checkpoint, so xtask stays to wait for it.
+//! Ctrl-C reaches the whole process group, the program included: of that xtask only takes note, for
+//! a second signal would end the program at once. What a process sends to xtask alone, `kill` or a
+//! scheduler, is handed on.
 
 use std::process::Child;
 
@@ -27,8 +28,8 @@ mod unix {
             action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
             // SAFETY: the set is ours to write.
             unsafe { libc::sigemptyset(&raw mut action.sa_mask) };
-            // SAFETY: the structure is filled as `SA_SIGINFO` wants it; the handler does only what a
-            // handler may: atomics and `kill`.
+            // SAFETY: the structure is filled as `SA_SIGINFO` wants it; the handler does only what
+            // a handler may: atomics and `kill`.
             let failed =
                 unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
             if failed != 0 {
@@ -46,8 +47,9 @@ mod unix {
         deliver();
     }
 
-    /// Tells the program what is noted. Who notes a signal and who names the program both call it afterwards, on
-    /// whichever threads: the later of the two hands on, and none is lost in between.
+    /// Tells the program what is noted. Who notes a signal and who names the program both call it
+    /// afterwards, on whichever threads: the later of the two hands on, and none is lost in
+    /// between.
     fn deliver() {
         let child = CHILD.load(Ordering::SeqCst);
         if child > 0 {
@@ -60,7 +62,8 @@ mod unix {
 
     /// Whether a process sent the signal, and not the terminal to its whole group.
     fn sent_by_a_process(signal: c_int, code: c_int) -> bool {
-        // Codes above 0 are the kernel's on Linux; elsewhere they do not tell, and SIGTERM is never a key's.
+        // Codes above 0 are the kernel's on Linux; elsewhere they do not tell, and SIGTERM is never
+        // a key's.
         if cfg!(target_os = "linux") { code <= 0 } else { signal == libc::SIGTERM }
     }
 

@@ -65,7 +65,8 @@ impl Golden<'_> {
     }
 }
 
-/// Applies what `what` says of picture `i` to each picture of `input`, and compares with `expected`.
+/// Applies what `what` says of picture `i` to each picture of `input`, and compares with
+/// `expected`.
 fn compare(golden: &Golden<'_>, expected: &str, what: impl Fn(usize) -> Augmentation) {
     let (pictures, width) = golden.pictures("input.rgb");
     let (expected_pictures, _) = golden.pictures(expected);

@@ -50,7 +50,7 @@ fn a_pth_file_becomes_a_folder_for_timm() {
 }
 
 #[test]
-fn foreign_weights_are_measured_without_a_run() {
+fn imported_weights_are_measured_without_a_run() {
     let results = tempfile::tempdir().unwrap();
     let mut knn = eval("knn");
     knn.arg("--weights").arg(golden("mean_pooled")).args([

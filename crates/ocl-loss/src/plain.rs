@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 
 use crate::similarity::TspSimilarity;
 
-/// The loss of a batch: similarities of all pairs, then [`symmetric_info_nce`].
+/// The loss of a batch: similarities of all pairs, then symmetric InfoNCE over them.
 ///
 /// # Shapes
 /// `view_1`, `view_2`: `[N, D]`, row `i` of both being image `i`. Result `[1]`.

@@ -19,10 +19,10 @@ pub fn is_host(device: &Device) -> bool {
     }
 }
 
-/// Whether a GPU runs blocks of this shape in kernels of its own, where attention needs no matrix of
-/// scores in memory: up to 64 tokens a sequence, heads in whole vectors of four channels, a width
-/// that a cube of units holds. `OCL_PLAIN_BLOCK` in the environment forbids it: a way to tell a
-/// fault of these kernels from another.
+/// Whether a GPU runs blocks of this shape in kernels of its own, where attention needs no matrix
+/// of scores in memory: up to 64 tokens a sequence, heads in whole vectors of four channels, a
+/// width that a cube of units holds. `OCL_PLAIN_BLOCK` in the environment forbids it: a way to tell
+/// a fault of these kernels from another.
 pub fn fits_gpu_block(tokens: usize, width: usize, heads: usize) -> bool {
     static ALLOWED: OnceLock<bool> = OnceLock::new();
     let allowed = ALLOWED.get_or_init(|| std::env::var_os("OCL_PLAIN_BLOCK").is_none());

@@ -263,8 +263,8 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Of a file with I-JEPA's networks the averaged encoder is taken: without a class token, pooled by the
-/// mean; of one with MoCo v3's the trained one.
+/// Of a file with I-JEPA's networks the averaged encoder is taken: without a class token, pooled by
+/// the mean; of one with MoCo v3's the trained one.
 #[test]
 fn networks_of_pre_training_are_told_apart() {
     let folder = tempfile::tempdir().unwrap();

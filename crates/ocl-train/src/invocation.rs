@@ -5,7 +5,8 @@ use std::sync::OnceLock;
 /// Whoever starts the program in a user's place says here what the user typed.
 const VARIABLE: &str = "OCL_INVOKED_AS";
 
-/// What is typed before a command's name: `ocl`, or `cargo xtask` where that has started the program.
+/// What is typed before a command's name: `ocl`, or `cargo xtask` where that has started the
+/// program.
 pub fn invocation() -> &'static str {
     static TYPED: OnceLock<String> = OnceLock::new();
     TYPED.get_or_init(|| match std::env::var(VARIABLE) {

@@ -91,8 +91,8 @@ fn interrupted_and_resumed_is_the_unbroken_run_bit_for_bit() {
     assert_eq!(encoder(&broken), encoder(&whole));
 }
 
-/// Decoders, predictors, averages and running statistics are part of a checkpoint; blocks are cut by
-/// the whole batch, and batch norm sees it, whatever the micro-batches.
+/// Decoders, predictors, averages and running statistics are part of a checkpoint; blocks are cut
+/// by the whole batch, and batch norm sees it, whatever the micro-batches.
 #[test]
 fn every_method_goes_on_bit_for_bit() {
     for method in ["mae", "i-jepa", "moco-v3"] {

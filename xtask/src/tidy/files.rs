@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     fn checked(path: &str, text: &str) -> Vec<Finding> {
-        check(&File::made_up(path, text))
+        check(&File::synthetic(path, text))
     }
 
     #[test]
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn what_is_built_in_lies_in_the_crate() {
-        let of = |text: &str| check(&File::made_up("crates/a/src/b/c.rs", text)).len();
+        let of = |text: &str| check(&File::synthetic("crates/a/src/b/c.rs", text)).len();
         assert_eq!(of("const A: &str = include_str!(\"../../recipes/a.toml\");\n"), 0);
         assert_eq!(of("const A: &str = include_str!(\"../../../../recipes/a.toml\");\n"), 1);
         assert_eq!(of("let a = include_bytes!(\"../../../a\");\n"), 1);

@@ -114,7 +114,7 @@ mod tests {
     fn package(name: &str, manifest: &str, dependencies: &[(&str, &str)]) -> Package {
         Package {
             name: name.to_owned(),
-            manifest: File::made_up(&format!("crates/{name}/Cargo.toml"), manifest),
+            manifest: File::synthetic(&format!("crates/{name}/Cargo.toml"), manifest),
             dependencies: dependencies.iter().map(|(n, k)| ((*n).into(), (*k).into())).collect(),
         }
     }
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn methods_do_not_import_each_other() {
-        let file = |name: &str, text| File::made_up(&format!("{METHODS}{name}.rs"), text);
+        let file = |name: &str, text| File::synthetic(&format!("{METHODS}{name}.rs"), text);
         let sources = [
             file("mod", "mod mae;\nmod ocl;\nuse self::mae::Mae;\n"),
             file("ocl", "//! Unlike super::mae.\nuse super::ocl_a;\nuse super::Batch;\n"),

@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     fn checked(text: &str) -> Vec<Finding> {
-        check(&File::made_up("crates/a/Cargo.toml", text))
+        check(&File::synthetic("crates/a/Cargo.toml", text))
     }
 
     #[test]
@@ -178,7 +178,7 @@ libc = "0.2"
 
     #[test]
     fn both_lints_must_be_on() {
-        let workspace = |text: &str| check_workspace(&File::made_up("Cargo.toml", text)).len();
+        let workspace = |text: &str| check_workspace(&File::synthetic("Cargo.toml", text)).len();
         let on = "[workspace.lints.rust]\nmissing_docs = \"warn\"\nunreachable_pub = ";
         assert_eq!(workspace(&format!("{on}\"deny\"\n")), 0);
         assert_eq!(workspace(&format!("{on}{{ level = \"warn\", priority = 1 }}\n")), 0);

@@ -1,9 +1,10 @@
 //! The code map in ARCHITECTURE.md names every folder of sources, and only what exists.
 //!
-//! A folder or file is named in backticks: by its path from the root (`crates/ocl-data/src/lib.rs`), by a
-//! path below the folder or crate that the section's heading names in backticks (`source/` or
-//! `src/source/` under `crates/ocl-data` or `ocl-data`), several at once (`source/{idx,cifar}.rs`), or with a
-//! star for any one folder or file (`crates/*/src/lib.rs`). A folder's name ends with a slash.
+//! A folder or file is named in backticks: by its path from the root
+//! (`crates/ocl-data/src/lib.rs`), by a path below the folder or crate that the section's heading
+//! names in backticks (`source/` or `src/source/` under `crates/ocl-data` or `ocl-data`), several
+//! at once (`source/{idx,cifar}.rs`), or with a star for any one folder or file
+//! (`crates/*/src/lib.rs`). A folder's name ends with a slash.
 
 use std::collections::BTreeSet;
 
@@ -163,7 +164,7 @@ mod tests {
     ];
 
     fn checked(map: &str) -> Vec<String> {
-        let findings = check(&File::made_up(MAP, map), &SOURCES, |path| path == "crates");
+        let findings = check(&File::synthetic(MAP, map), &SOURCES, |path| path == "crates");
         findings.iter().map(ToString::to_string).collect()
     }
 

@@ -1,6 +1,6 @@
 //! `cargo xtask tidy`: the house rules that a machine can check.
 //!
-//! Each check is a function from what was read to findings, so that it can be tested on made-up
+//! Each check is a function from what was read to findings, so that it can be tested on synthetic
 //! input; reading is done here.
 
 mod files;
@@ -190,7 +190,7 @@ fn relative(root: &Path, path: &Path) -> String {
 
 #[cfg(test)]
 impl File {
-    fn made_up(path: &str, text: &str) -> Self {
+    fn synthetic(path: &str, text: &str) -> Self {
         Self { path: path.to_owned(), text: text.to_owned() }
     }
 }

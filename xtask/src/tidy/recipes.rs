@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     fn checked(text: &str) -> Vec<Finding> {
-        check(&File::made_up("recipes/a.toml", text))
+        check(&File::synthetic("recipes/a.toml", text))
     }
 
     const GOOD: &str = "# Three epochs on a laptop.\n# source: ours\n# command: cargo xtask x\n\

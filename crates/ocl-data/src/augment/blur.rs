@@ -1,6 +1,6 @@
 //! A Gaussian blur by three box filters along each axis, as Pillow's `GaussianBlur` has it: no
-//! Gaussian kernel. Boxes have a radius that is no whole number (Gwosdek, Grewenig, Bruhn, Weickert:
-//! "Theoretical foundations of Gaussian convolution by extended box filtering", 2011).
+//! Gaussian kernel. Boxes have a radius that is no whole number (Gwosdek, Grewenig, Bruhn,
+//! Weickert: "Theoretical foundations of Gaussian convolution by extended box filtering", 2011).
 
 const PASSES: usize = 3;
 const BITS: u32 = 24;

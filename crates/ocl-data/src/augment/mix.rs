@@ -1,5 +1,5 @@
-//! Mixup (arXiv 1710.09412) and cutmix (arXiv 1905.04899): image `i` of a batch with image `N - 1 - i`, and
-//! their labels in the same proportion.
+//! Mixup (arXiv 1710.09412) and cutmix (arXiv 1905.04899): image `i` of a batch with image `N - 1 -
+//! i`, and their labels in the same proportion.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,5 @@
-//! What is done to the colours of a crop, on 8-bit RGB, equal to Pillow and torchvision bit for bit.
+//! What is done to the colours of a crop, on 8-bit RGB, equal to Pillow and torchvision bit for
+//! bit.
 
 mod blur;
 mod colour;

@@ -1,7 +1,8 @@
 //! RandAugment (arXiv 1909.13719): operations on pixels, drawn at random, all of one magnitude.
 //!
-//! Fifteen operations with the ranges that fine-tuning recipes name `rand-m9-mstd0.5-inc1`: a greater
-//! magnitude always changes more. Fifteen short functions of a picture, each tested by what it must do.
+//! Fifteen operations with the ranges that fine-tuning recipes name `rand-m9-mstd0.5-inc1`: a
+//! greater magnitude always changes more. Fifteen short functions of a picture, each tested by what
+//! it must do.
 
 use crate::random::Draws;
 
@@ -17,7 +18,8 @@ pub(super) struct RandAugment {
     pub(super) probability: f64,
 }
 
-/// Applies the operations drawn to a picture `[side, side, 3]`; `fill` is what comes in from outside.
+/// Applies the operations drawn to a picture `[side, side, 3]`; `fill` is what comes in from
+/// outside.
 pub(super) fn randaugment(
     pixels: &mut Vec<u8>,
     side: usize,
@@ -150,7 +152,8 @@ fn sharpen(pixels: &mut [u8], side: usize, factor: f64) {
     }
 }
 
-/// Each pixel `(x, y)` becomes what lies at `(a x + b y + c, d x + e y + f)`, between pixels bilinearly.
+/// Each pixel `(x, y)` becomes what lies at `(a x + b y + c, d x + e y + f)`, between pixels
+/// bilinearly.
 fn affine(pixels: &[u8], side: usize, fill: [u8; 3], [a, b, c, d, e, f]: [f64; 6]) -> Vec<u8> {
     let mut out = Vec::with_capacity(pixels.len());
     let at = |x: i64, y: i64, channel: usize| {

@@ -17,8 +17,8 @@ use std::ops::Range;
 
 use super::axis::{Axis, HALF, PRECISION_BITS, Rows};
 
-/// The most times that a side is made shorter: what sixteen neighbouring bytes are made from lies in
-/// two registers.
+/// The most times that a side is made shorter: what sixteen neighbouring bytes are made from lies
+/// in two registers.
 const MAX_SHRINK: u32 = 7;
 /// The most taps that are served: bicubic's at that.
 const MAX_TAPS: usize = 29;

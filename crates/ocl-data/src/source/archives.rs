@@ -11,7 +11,7 @@ use crate::error::SourceError;
 pub(super) const IMAGES: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "ppm", "img"];
 
 /// Whether a path names archives: a `.tar`, a brace range of them, or a folder of them.
-pub(super) fn recognise(path: &str) -> bool {
+pub(super) fn detects(path: &str) -> bool {
     path.ends_with(".tar") || only_archives(Path::new(path)).unwrap_or(false)
 }
 

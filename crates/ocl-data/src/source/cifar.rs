@@ -52,12 +52,12 @@ const CIFAR100: Variant = Variant {
 };
 
 /// Whether the folder holds CIFAR-10.
-pub(super) fn recognise10(root: &Path) -> bool {
+pub(super) fn detects_10(root: &Path) -> bool {
     CIFAR10.locate(root).is_some()
 }
 
 /// Whether the folder holds CIFAR-100.
-pub(super) fn recognise100(root: &Path) -> bool {
+pub(super) fn detects_100(root: &Path) -> bool {
     CIFAR100.locate(root).is_some()
 }
 

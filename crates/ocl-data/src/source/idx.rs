@@ -17,7 +17,7 @@ use crate::error::SourceError;
 const MAX_BYTES: u64 = 4 << 30;
 
 /// Whether the folder holds IDX images.
-pub(super) fn recognise(root: &Path) -> bool {
+pub(super) fn detects(root: &Path) -> bool {
     [Split::Train, Split::Test].iter().any(|split| find(root, *split, "images", 3).is_some())
 }
 

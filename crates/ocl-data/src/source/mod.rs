@@ -31,13 +31,13 @@ impl SourceKind {
         let root = Path::new(path);
         if path == "embedded" && !root.exists() {
             SourceKind::Embedded
-        } else if archives::recognise(path) {
+        } else if archives::detects(path) {
             SourceKind::Shards
-        } else if idx::recognise(root) {
+        } else if idx::detects(root) {
             SourceKind::Idx
-        } else if cifar::recognise10(root) {
+        } else if cifar::detects_10(root) {
             SourceKind::Cifar10
-        } else if cifar::recognise100(root) {
+        } else if cifar::detects_100(root) {
             SourceKind::Cifar100
         } else {
             SourceKind::Folder

@@ -1,9 +1,9 @@
 //! Blocks of neighbouring patches: what I-JEPA (arXiv 2301.08243) sees of an image, and what of it
 //! is to be predicted.
 //!
-//! Sizes are the batch's, drawn from (seed, epoch, batch); corners are the image's, drawn from (seed,
-//! epoch, sample). A context is its block less all target blocks; the contexts of a batch are cut to
-//! the shortest of them, so that they make one tensor.
+//! Sizes are the batch's, drawn from (seed, epoch, batch); corners are the image's, drawn from
+//! (seed, epoch, sample). A context is its block less all target blocks; the contexts of a batch
+//! are cut to the shortest of them, so that they make one tensor.
 
 use serde::{Deserialize, Serialize};
 

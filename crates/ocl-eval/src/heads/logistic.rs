@@ -1,8 +1,8 @@
 //! Multinomial logistic regression with an L2 penalty, by L-BFGS: a convex problem, solved.
 //!
 //! burn-optim's L-BFGS finds the same minimum, but wants a module and a graph for each evaluation:
-//! on 13,000 features of width 384 and 1,000 classes (1 % of ImageNet) it took 9.8 s and 250 MB where
-//! this takes 6.6 s and 125 MB.
+//! on 13,000 features of width 384 and 1,000 classes (1 % of ImageNet) it took 9.8 s and 250 MB
+//! where this takes 6.6 s and 125 MB.
 
 use std::collections::VecDeque;
 

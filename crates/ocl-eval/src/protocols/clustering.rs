@@ -42,8 +42,9 @@ impl ClusteringConfig {
     }
 }
 
-/// k-means (Lloyd, initialised by k-means++) of unit features into as many clusters as there are classes,
-/// against the labels: normalised mutual information (arithmetic mean) and adjusted Rand index.
+/// k-means (Lloyd, initialised by k-means++) of unit features into as many clusters as there are
+/// classes, against the labels: normalised mutual information (arithmetic mean) and adjusted Rand
+/// index.
 pub(super) fn clustering(
     features: &Features,
     classes: usize,

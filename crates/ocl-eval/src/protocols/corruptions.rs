@@ -36,8 +36,8 @@ pub(crate) fn kept(patches: usize, share: f64, sample: u64) -> Vec<u32> {
 }
 
 impl Corruption {
-    /// Corrupts the pixels of a square picture whose patches have `patch_px` a side. Dropped patches
-    /// are left to the caller, who shows them to nobody.
+    /// Corrupts the pixels of a square picture whose patches have `patch_px` a side. Dropped
+    /// patches are left to the caller, who shows them to nobody.
     ///
     /// # Errors
     /// When JPEG cannot be written or read back.

@@ -14,8 +14,8 @@ pub(crate) fn backend() -> String {
         .to_string()
 }
 
-/// A run folder as pre-training leaves it, with a very small encoder of `depth` blocks on the data at `path`;
-/// `more` changes further values of the embedded recipe.
+/// A run folder as pre-training leaves it, with a very small encoder of `depth` blocks on the data
+/// at `path`; `more` changes further values of the embedded recipe.
 pub(crate) fn run_folder(
     depth: usize,
     path: &str,

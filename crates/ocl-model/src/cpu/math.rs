@@ -39,17 +39,17 @@ pub(super) use widest;
 
 /// A buffer whose values are arbitrary numbers: the caller writes all of them before reading any.
 ///
-/// Zeroing it would be one more pass over memory for each of these large buffers, 5 % of a step. The
-/// values are initialised all the same, by an opaque piece of code that may write what it likes into
-/// the buffer, and leaves there what it finds.
+/// Zeroing it would be one more pass over memory for each of these large buffers, 5 % of a step.
+/// The values are initialised all the same, by an opaque piece of code that may write what it likes
+/// into the buffer, and leaves there what it finds.
 pub(super) fn buffer(len: usize) -> Vec<f32> {
     #[cfg(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(miri)))]
     {
         let mut values: Vec<f32> = Vec::with_capacity(len);
         let start = values.as_mut_ptr();
-        // SAFETY: the text is empty, so that no register, flag or memory changes. Without `nomem` and
-        // `readonly` the compiler takes it for code that writes any bytes behind the pointer: from
-        // here on they are initialised, with values that nobody knows.
+        // SAFETY: the text is empty, so that no register, flag or memory changes. Without `nomem`
+        // and `readonly` the compiler takes it for code that writes any bytes behind the pointer:
+        // from here on they are initialised, with values that nobody knows.
         unsafe { std::arch::asm!("/* {0} */", in(reg) start, options(nostack, preserves_flags)) };
         // SAFETY: the capacity is there, and the values are initialised: see above. Every bit
         // pattern is an f32.

@@ -129,7 +129,7 @@ impl Block {
         self.ls1.is_some() || self.ls2.is_some()
     }
 
-    /// Runs the block: in one operation of its own on the CPU, and on GPUs where [`fits_gpu_block`]
+    /// Runs the block: in one operation of its own on the CPU, and on GPUs where [`fits_gpu_block`](crate::fits_gpu_block)
     /// says so; elsewhere as [`Block::forward_plain`].
     ///
     /// # Shapes

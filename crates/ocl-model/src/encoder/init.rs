@@ -79,8 +79,9 @@ pub enum Draw {
     Normal(f64),
 }
 
-/// `module` with some of its parameters drawn anew: those for which `rule`, told the dotted name and
-/// the dimensions, names what to draw from. Methods begin from other values than [`Vit::new`]'s.
+/// `module` with some of its parameters drawn anew: those for which `rule`, told the dotted name
+/// and the dimensions, names what to draw from. Methods begin from other values than
+/// [`Vit::new`]'s.
 ///
 /// [`Vit::new`]: crate::Vit::new
 pub fn redraw<M: Module>(

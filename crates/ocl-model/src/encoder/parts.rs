@@ -55,8 +55,8 @@ impl Vit {
         }
     }
 
-    /// The pooling that such an encoder is made for: the mean where the norm stands after it, or where
-    /// there is no class token.
+    /// The pooling that such an encoder is made for: the mean where the norm stands after it, or
+    /// where there is no class token.
     pub fn usual_pooling(&self) -> Pooling {
         let norm_after = self.norm.is_none() && self.fc_norm.is_some();
         if norm_after || !self.has_cls_token() { Pooling::Mean } else { Pooling::Cls }

@@ -27,9 +27,9 @@ pub fn sincos_table(width: usize, side: usize) -> Vec<f32> {
     table
 }
 
-/// [`sincos_table`] with rows and columns exchanged, as MoCo v3 has it (arXiv 2104.02057): the first
-/// half of the channels encodes the row. Weights that were trained with the one table and used with
-/// the other give no error, only poor features.
+/// [`sincos_table`] with rows and columns exchanged, as MoCo v3 has it (arXiv 2104.02057): the
+/// first half of the channels encodes the row. Weights that were trained with the one table and
+/// used with the other give no error, only poor features.
 pub fn row_first_table(width: usize, side: usize) -> Vec<f32> {
     let table = sincos_table(width, side);
     let row = |index: usize| &table[index * width..(index + 1) * width];

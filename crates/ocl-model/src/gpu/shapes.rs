@@ -31,7 +31,8 @@ impl Lengths {
     }
 }
 
-/// A tensor as a matrix of that many rows. Burn's own results may have padded rows on CUDA; ours have none.
+/// A tensor as a matrix of that many rows. Burn's own results may have padded rows on CUDA; ours
+/// have none.
 pub(super) fn matrix(tensor: CubeTensor, rows: usize) -> CubeTensor {
     let columns = tensor.shape().num_elements() / rows;
     reshape(into_contiguous(tensor), Shape::new([rows, columns]))

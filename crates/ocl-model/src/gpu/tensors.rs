@@ -3,7 +3,8 @@
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, ExtensionType};
 
-/// A block's parameters, f32, in the order of the forward pass: `[D]`, and weights `[inputs, outputs]`.
+/// A block's parameters, f32, in the order of the forward pass: `[D]`, and weights `[inputs,
+/// outputs]`.
 #[derive(ExtensionType, Clone)]
 #[extension_type(fusion)]
 pub(crate) struct BlockParameters<B: Backend> {
@@ -60,7 +61,8 @@ impl<B: Backend> BlockParameters<B> {
     }
 }
 
-/// What the backward pass of a block needs beside its input: factors of products in their type, the rest f32.
+/// What the backward pass of a block needs beside its input: factors of products in their type, the
+/// rest f32.
 #[derive(ExtensionType, Clone)]
 #[extension_type(fusion)]
 pub(crate) struct BlockSaved<B: Backend> {

@@ -61,14 +61,15 @@ pub(super) fn expected_shapes(config: &VitConfig, parts: Parts) -> BTreeMap<Stri
     shapes
 }
 
-/// How many prefix tokens a table of positions may count, likeliest first: the class token, as usual; none,
-/// as in DeiT III; the registers too, as in timm.
+/// How many prefix tokens a table of positions may count, likeliest first: the class token, as
+/// usual; none, as in DeiT III; the registers too, as in timm.
 pub(in crate::weights) fn prefixes(registers: usize) -> [usize; 3] {
     [1, 0, registers.saturating_add(1)]
 }
 
 /// Takes `pos_embed` out of weights: the table `[1+L, D]` with a zero row for the class token, the
-/// positions of prefix tokens having been added to these. Puts back what does not fit, to be reported.
+/// positions of prefix tokens having been added to these. Puts back what does not fit, to be
+/// reported.
 pub(super) fn take_positions(
     state: &mut BTreeMap<String, HostTensor>,
     config: &VitConfig,

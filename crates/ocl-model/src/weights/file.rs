@@ -98,7 +98,7 @@ pub fn save_weights(vit: &Vit, path: &Path, more: &[(&str, String)]) -> Result<(
 }
 
 /// Reads an encoder that [`save_weights`] wrote, or any f32 file with timm's names and a
-/// [`CONFIG_KEY`]. For all others there is [`crate::open_weights`].
+/// description of its encoder. For all others there is [`crate::open_weights`].
 ///
 /// # Errors
 /// When the file cannot be read, is damaged, or does not fit its own description.

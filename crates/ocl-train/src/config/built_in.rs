@@ -152,11 +152,11 @@ impl Recipe {
         let layers = Layers { origin: &origin, text: &text, known, environment, overrides };
         let (mut recipe, set): (Self, _) = layers.read()?;
         let own = recipe.method.keys();
-        let foreign = set.keys().find(|key| {
+        let other = set.keys().find(|key| {
             key.strip_prefix("method.")
                 .is_some_and(|key| key != "name" && !own.iter().any(|own| own == key))
         });
-        if let Some(key) = foreign {
+        if let Some(key) = other {
             let (origin, name) = (origin.clone(), recipe.method.name().to_owned());
             return Err(RecipeError::OtherMethods { origin, key: key.to_owned(), name });
         }

@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_recognised() {
+    fn names_are_detected() {
         assert_eq!(known("NVIDIA A100-SXM4-80GB", Precision::F32), Some(19.5));
         assert_eq!(known("NVIDIA A100-SXM4-80GB", Precision::Tf32), Some(156.0));
         assert_eq!(known("NVIDIA A100-SXM4-80GB", Precision::Bf16), Some(312.0));

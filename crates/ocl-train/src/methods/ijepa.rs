@@ -1,9 +1,9 @@
-//! I-JEPA (arXiv 2301.08243): from the patches of a context block, the features of four target blocks
-//! are predicted, as an average of the encoder's own past gives them. No pixel is reconstructed, and
-//! nothing is done to the colours.
+//! I-JEPA (arXiv 2301.08243): from the patches of a context block, the features of four target
+//! blocks are predicted, as an average of the encoder's own past gives them. No pixel is
+//! reconstructed, and nothing is done to the colours.
 //!
-//! The encoder has no class token; an image is the mean of its patch tokens. What is left of a run is
-//! the averaged encoder.
+//! The encoder has no class token; an image is the mean of its patch tokens. What is left of a run
+//! is the averaged encoder.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,8 @@ use super::{Embedded, Objective, Pass, PendingFigures};
 use crate::device::batch_tensors;
 use crate::optim::{Clock, NamedGradients, Rates, WarmupCosine, WeightAverage, half_cosine};
 
-/// Epsilon of the norm of the targets, which has no parameters; PyTorch's default, unlike the encoder's.
+/// Epsilon of the norm of the targets, which has no parameters; PyTorch's default, unlike the
+/// encoder's.
 const TARGET_EPSILON: f64 = 1e-5;
 /// Deviation of all initial weights.
 const INITIAL: f64 = 0.02;
@@ -80,8 +81,8 @@ pub struct IJepaPredictor {
 }
 
 impl IJepa {
-    /// The method with networks that have learnt nothing: all weights `Normal(0, 0.02)`, biases 0, the
-    /// average equal to the encoder.
+    /// The method with networks that have learnt nothing: all weights `Normal(0, 0.02)`, biases 0,
+    /// the average equal to the encoder.
     pub(super) fn fresh(self, encoder: Vit, seed: u64) -> IJepaLearner {
         let device = encoder.device();
         let mut init = Init::new(seed ^ ENCODER_STREAM, &device);
@@ -108,8 +109,8 @@ impl IJepa {
         Keep::Blocks(self.masks)
     }
 
-    /// A context's and a target's patches, as they are on an average: half of what a block of middling
-    /// size has is left of a context.
+    /// A context's and a target's patches, as they are on an average: half of what a block of
+    /// middling size has is left of a context.
     fn usual(&self, patches: usize) -> (usize, usize) {
         let middle = |[low, high]: [f64; 2]| patches as f64 * 0.5 * (low + high);
         let target = middle(self.masks.target_scale);
@@ -187,8 +188,8 @@ impl IJepa {
         None
     }
 
-    /// The first step is one step up the slope already; learning rate and weight decay turn over the
-    /// stretched run, and momentum rises in a straight line.
+    /// The first step is one step up the slope already; learning rate and weight decay turn over
+    /// the stretched run, and momentum rises in a straight line.
     pub(super) fn rates(&self, schedule: &WarmupCosine, weight_decay: f64, clock: Clock) -> Rates {
         let (steps, k) = (clock.steps() as f64, (clock.step + 1) as f64);
         let total = (self.schedule_stretch * steps).floor();
@@ -324,7 +325,8 @@ impl IJepaLearner {
         let features = beside.expect("the targets' features are watched"); // [N, 1, D]
         let gradient = Tensor::ones_like(&rows).div_scalar(rows.dims()[0] as f64);
         let mut figures = PendingFigures::default();
-        // Zero when the averaged encoder gives every image the same: then the loss is low and worthless.
+        // Zero when the averaged encoder gives every image the same: then the loss is low and
+        // worthless.
         let apart = features.clone() - features.clone().mean_dim(0);
         let spread = apart.square().mean_dim(0).sqrt().mean(); // [1]
         figures.add(&["targets/spread"], spread);

@@ -76,9 +76,9 @@ impl Mae {
         (patches as f64 * (1.0 - self.mask_ratio)) as usize
     }
 
-    /// The method with an encoder that has learnt nothing. It begins as [`Vit::new`] has it, but for
-    /// the bias of the patch projection, which keeps a convolution's usual `U(-a, a)`,
-    /// `a = 1 / sqrt(3 P^2)`.
+    /// The method with an encoder that has learnt nothing. It begins as [`Vit::new`] has it, but
+    /// for the bias of the patch projection, which keeps a convolution's usual `U(-a, a)`, `a = 1 /
+    /// sqrt(3 P^2)`.
     pub(super) fn fresh(self, encoder: Vit, seed: u64) -> MaeLearner {
         let bound = (encoder.config().patch_len() as f64).sqrt().recip();
         let device = encoder.device();

@@ -1,9 +1,9 @@
-//! MoCo v3 (arXiv 2104.02057): two augmented crops of an image; what the encoder makes of the one is to
-//! be told, among all images of the batch, by what an averaged encoder makes of the other.
+//! MoCo v3 (arXiv 2104.02057): two augmented crops of an image; what the encoder makes of the one
+//! is to be told, among all images of the batch, by what an averaged encoder makes of the other.
 //!
-//! Beside the encoder stand a projector and a predictor with batch norm, and averages of encoder and
-//! projector. Batch norm sees one crop of the whole batch: the encoders run in micro-batches, the
-//! heads on all their features at once.
+//! Beside the encoder stand a projector and a predictor with batch norm, and averages of encoder
+//! and projector. Batch norm sees one crop of the whole batch: the encoders run in micro-batches,
+//! the heads on all their features at once.
 
 mod heads;
 
@@ -63,8 +63,9 @@ pub struct MocoV3Learner {
 impl MocoV3 {
     /// The method with networks that have learnt nothing.
     ///
-    /// Xavier uniform as [`Vit::new`] has it, but queries, keys and values drawn as three matrices, a
-    /// class token of deviation 1e-6, row-first positions, and a patch projection that stays random.
+    /// Xavier uniform as [`Vit::new`] has it, but queries, keys and values drawn as three matrices,
+    /// a class token of deviation 1e-6, row-first positions, and a patch projection that stays
+    /// random.
     pub(super) fn fresh(self, encoder: Vit, seed: u64) -> MocoV3Learner {
         let device = encoder.device();
         let (width, grid) = (encoder.config().width, encoder.config().grid());
@@ -176,8 +177,8 @@ impl MocoV3Learner {
         features(&self.encoder, batch)
     }
 
-    /// Contrast of the whole batch, from features without a graph. The heads' batch norms take in its
-    /// statistics.
+    /// Contrast of the whole batch, from features without a graph. The heads' batch norms take in
+    /// its statistics.
     pub(super) fn objective(&mut self, embedded: Embedded) -> Objective {
         let Embedded { rows, beside } = embedded;
         let ([k1, k2], statistics) = self.keys(beside.expect("the averaged encoder's features"));

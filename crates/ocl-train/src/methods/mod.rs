@@ -397,7 +397,7 @@ impl Learner {
         ocl_model::state_bytes_with(self.encoder(), others, about)
     }
 
-    /// Shows every parameter to a visitor, under the names that [`Learner::weights`] uses.
+    /// Shows every parameter that learns to a visitor, under the names that checkpoints use.
     pub fn visit(&self, visitor: &mut impl NamedVisitor) {
         match self {
             Self::Ocl(learner) => visit_named(&learner.encoder, "", visitor),

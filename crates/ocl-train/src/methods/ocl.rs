@@ -36,8 +36,8 @@ impl Ocl {
         OclLearner { ocl: self, encoder }
     }
 
-    /// Kept patches of `patches`: `K = floor(L (1 - r))`, rounded down to even, since the first half
-    /// is view 1 and the rest view 2.
+    /// Kept patches of `patches`: `K = floor(L (1 - r))`, rounded down to even, since the first
+    /// half is view 1 and the rest view 2.
     ///
     /// The product is taken in f64 as the authors' program does, so that 196 patches at 0.9 give 19
     /// and then 18, not 20.

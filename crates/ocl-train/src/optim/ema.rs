@@ -37,7 +37,8 @@ impl<M: Module> WeightAverage<M> {
         self.follow(module, self.decay);
     }
 
-    /// `average <- decay average + (1 - decay) weights`, for a decay that changes from step to step.
+    /// `average <- decay average + (1 - decay) weights`, for a decay that changes from step to
+    /// step.
     pub fn follow(&mut self, module: &M, decay: f64) {
         let mut weights = Weights::default();
         visit_named(module, "", &mut weights);

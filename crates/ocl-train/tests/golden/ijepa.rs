@@ -1,5 +1,5 @@
-//! I-JEPA: context features, targets, predictions, loss, every gradient, a short training run with the
-//! averaged encoder it ends with, and its schedules.
+//! I-JEPA: context features, targets, predictions, loss, every gradient, a short training run with
+//! the averaged encoder it ends with, and its schedules.
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};

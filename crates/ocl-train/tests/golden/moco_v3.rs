@@ -1,5 +1,5 @@
-//! MoCo v3: features, projections, queries, keys, logits, loss, every gradient, a short training run with
-//! averages and running statistics, and its schedules.
+//! MoCo v3: features, projections, queries, keys, logits, loss, every gradient, a short training
+//! run with averages and running statistics, and its schedules.
 
 use std::collections::BTreeMap;
 
@@ -21,8 +21,8 @@ struct Case {
     moco: MocoV3,
 }
 
-/// Parameters of a head under the authors' names and ours: of layer `i` the linear one is `3 i`, its norm
-/// `3 i + 1`.
+/// Parameters of a head under the authors' names and ours: of layer `i` the linear one is `3 i`,
+/// its norm `3 i + 1`.
 fn renamed(state: BTreeMap<String, HostTensor>, to_ours: bool) -> BTreeMap<String, HostTensor> {
     let of = |name: &str| -> Option<String> {
         let (start, rest) = ["head.", "predictor."].iter().find_map(|head| {

@@ -42,8 +42,8 @@ pub(crate) struct EmbedArgs {
     /// The file, .npy, .safetensors or .parquet; an interrupted one is resumed
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// cls (class token), mean (of the patch tokens) or patches (all of them) [default: cls, or mean
-    /// for weights that want it]
+    /// cls (class token), mean (of the patch tokens) or patches (all of them) [default: cls, or
+    /// mean for weights that want it]
     #[arg(long)]
     what: Option<Embedding>,
 }

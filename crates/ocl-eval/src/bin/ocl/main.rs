@@ -1,4 +1,7 @@
-//! `ocl`: every command of the project that users type. `cargo xtask COMMAND` builds it and runs it.
+//! `ocl`: every command of the project that users type. `cargo xtask COMMAND` builds it and runs
+//! it.
+
+#![allow(rustdoc::broken_intra_doc_links, reason = "options are documented by their help texts")]
 
 mod comparing;
 mod data;

@@ -26,9 +26,9 @@ pub(crate) struct SubjectArgs {
     /// Run folder that pretrain made
     #[arg(long, value_name = "RUN", required_unless_present = "weights")]
     pub(crate) run: Option<PathBuf>,
-    /// Weights of the encoder, of any program: safetensors, .pth, or a folder that timm wrote [default:
-    /// RUN/encoder.safetensors]; without a run, images are prepared as the folder's config.json says, or as
-    /// is usual for ImageNet
+    /// Weights of the encoder, of any program: safetensors, .pth, or a folder that timm wrote
+    /// [default: RUN/encoder.safetensors]; without a run, images are prepared as the folder's
+    /// config.json says, or as is usual for ImageNet
     #[arg(long, value_name = "FILE")]
     pub(crate) weights: Option<PathBuf>,
     /// Labelled data: a folder with train/CLASS/*.jpg and val/CLASS/*.jpg, IDX or CIFAR files, or
@@ -44,8 +44,8 @@ pub(crate) struct SubjectArgs {
     /// Side of the images that the encoder sees [default: the weights'; positions are adapted]
     #[arg(long, conflicts_with_all = ["untrained", "raw_pixels"])]
     pub(crate) image_px: Option<usize>,
-    /// cls (class token) or mean (of the patch tokens) [default: cls, but mean for weights whose norm
-    /// stands after pooling]
+    /// cls (class token) or mean (of the patch tokens) [default: cls, but mean for weights whose
+    /// norm stands after pooling]
     #[arg(long)]
     pub(crate) pool: Option<Pooling>,
     /// Images encoded at a time [default: 32 on flex, else 256]
@@ -86,8 +86,8 @@ pub(crate) struct SuiteArgs {
     pub(crate) subject: SubjectArgs,
     #[command(flatten)]
     pub(crate) constants: ConstantsArgs,
-    /// Protocols by name, or `all`; `all` leaves out linear-mae, which encodes every image 90 times, and
-    /// shifted, which needs --sets
+    /// Protocols by name, or `all`; `all` leaves out linear-mae, which encodes every image 90
+    /// times, and shifted, which needs --sets
     #[arg(long, value_delimiter = ',', default_value = "all")]
     pub(crate) protocols: Vec<String>,
     /// Mapping file of shifted data for the protocol `shifted`: [[set]] with name, path, classes
@@ -106,12 +106,12 @@ pub(crate) struct LinearArgs {
     pub(crate) subject: SubjectArgs,
     #[command(flatten)]
     pub(crate) constants: ConstantsArgs,
-    /// cached: centre views encoded once, rates and decays swept (minutes). mae: augmented, batch norm,
-    /// LARS, every image encoded 90 times
+    /// cached: centre views encoded once, rates and decays swept (minutes). mae: augmented, batch
+    /// norm, LARS, every image encoded 90 times
     #[arg(long, default_value = "cached", value_parser = ["cached", "mae"])]
     pub(crate) protocol: String,
-    /// With --protocol mae, the rate of a batch of 256 to the letter: 0.1 is MAE's own [default: 0.1,
-    /// raised where that is too little for the data to converge]
+    /// With --protocol mae, the rate of a batch of 256 to the letter: 0.1 is MAE's own [default:
+    /// 0.1, raised where that is too little for the data to converge]
     #[arg(long)]
     pub(crate) base_lr: Option<f64>,
     /// Repetitions with another order and other held-out images

@@ -2,8 +2,8 @@
 
 use thiserror::Error;
 
-/// Place of a value in [`Pickle::nodes`](super::pickle::Pickle::nodes). Values refer to one another by place, so that a value
-/// that is used a million times is stored once.
+/// Place of a value in [`Pickle::nodes`](super::pickle::Pickle::nodes). Values refer to one another
+/// by place, so that a value that is used a million times is stored once.
 pub(super) type Id = usize;
 
 /// A value.

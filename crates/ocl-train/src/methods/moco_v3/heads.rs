@@ -11,8 +11,8 @@ const EPSILON: f64 = 1e-5;
 /// What a batch's statistics weigh in the running ones.
 const NEW: f64 = 0.1;
 
-/// A projector or predictor. Layers count as in MoCo v3's published weights: of each three, 0 is linear,
-/// 1 a norm, 2 the ReLU. The last norm has no parameters.
+/// A projector or predictor. Layers count as in MoCo v3's published weights: of each three, 0 is
+/// linear, 1 a norm, 2 the ReLU. The last norm has no parameters.
 #[derive(Module, Debug)]
 pub struct MocoHead {
     layers: Vec<Layer>,
@@ -24,7 +24,8 @@ struct Layer {
     weight: Param<Tensor<2>>,
     scale: Option<Param<Tensor<1>>>,
     shift: Option<Param<Tensor<1>>>,
-    /// Running mean and variance, `[outputs]`: told of every batch and used by none. Not parameters.
+    /// Running mean and variance, `[outputs]`: told of every batch and used by none. Not
+    /// parameters.
     mean: Tensor<1>,
     variance: Tensor<1>,
 }
@@ -34,8 +35,8 @@ struct Layer {
 pub struct Statistics(Vec<[Tensor<1>; 2]>);
 
 impl MocoHead {
-    /// Layers from width to width, `U(-a, a)` with `a = 1 / sqrt(inputs)`, PyTorch's usual; scales 1,
-    /// shifts 0.
+    /// Layers from width to width, `U(-a, a)` with `a = 1 / sqrt(inputs)`, PyTorch's usual; scales
+    /// 1, shifts 0.
     pub(super) fn new(widths: &[usize], init: &mut Init<'_>) -> Self {
         let last = widths.len() - 2;
         let layer = |(i, pair): (usize, &[usize])| {
