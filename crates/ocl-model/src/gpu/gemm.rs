@@ -7,8 +7,7 @@ use burn_cubecl::ops::numeric::add;
 use burn_cubecl::tensor::CubeTensor;
 
 #[cfg(feature = "cuda")]
-use super::cublas;
-use super::shapes::empty;
+use super::{cublas, shapes::empty};
 use crate::precision::Precision;
 
 /// `lhs rhs`, plus a bias of each column, plus a matrix.
