@@ -23,8 +23,9 @@ mod run;
 mod step;
 
 pub use config::{
-    BatchRecipe, Chunk, DataPlan, DataRecipe, Estimate, Known, Layers, ModelRecipe, MonitorPlan,
-    MonitorRecipe, OptimRecipe, Plan, PlanError, Recipe, RecipeError, SetKeys, TrainRecipe,
+    BatchRecipe, Chunk, DataPlan, DataRecipe, Estimate, InitPlan, Known, Layers, ModelRecipe,
+    MonitorPlan, MonitorRecipe, OptimRecipe, Plan, PlanError, Recipe, RecipeError, SetKeys,
+    TrainRecipe,
 };
 pub use device::{Backend, BackendError, batch_tensors, keep_freed_memory};
 pub use invocation::{command_line, invocation};

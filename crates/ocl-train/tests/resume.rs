@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use burn::tensor::Device;
 use ocl_data::{Source, SourceKind, Split};
 use ocl_train::{
-    Backend, Chunk, Event, Outcome, Plan, Recipe, Start, StepRecord, TrainError, pretrain, replay,
+    Backend, Chunk, Event, InitPlan, Outcome, Plan, Recipe, Start, StepRecord, TrainError,
+    pretrain, replay,
 };
 
 /// 2 epochs of 20 steps.
@@ -117,6 +118,33 @@ fn every_method_goes_on_bit_for_bit() {
         assert_eq!(losses(&broken), losses(&whole), "{method}");
         assert_eq!(encoder(&broken), encoder(&whole), "{method}");
     }
+}
+
+/// Any method begins from the encoder that another has left, and from no other file.
+#[test]
+fn a_run_begins_from_an_encoder_that_exists() {
+    let folder = tempfile::tempdir().unwrap();
+    let short = |name: &str, init: Option<InitPlan>| {
+        let (mut plan, source) = plan(1, &[&format!("method.name={name}"), "batch.size=64"]);
+        (plan.steps, plan.init) = (2, init);
+        (plan, source)
+    };
+    let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+    run(short("mae", None), &first, Start::Fresh, None).unwrap();
+    let path = first.join("encoder.safetensors");
+    let init = InitPlan { crc32: crc32fast::hash(&encoder(&first)), path };
+    for method in ["ocl", "mae", "i-jepa", "moco-v3"] {
+        let run_folder = second.join(method);
+        let begun = short(method, Some(init.clone()));
+        run(begun, &run_folder, Start::Fresh, None).unwrap();
+        run(short(method, None), &second.join(format!("{method}-fresh")), Start::Fresh, None)
+            .unwrap();
+        let fresh = losses(&second.join(format!("{method}-fresh")));
+        assert_ne!(losses(&run_folder)[0], fresh[0], "{method}");
+    }
+    let other = InitPlan { crc32: init.crc32 ^ 1, ..init };
+    let error = run(short("ocl", Some(other)), &second.join("other"), Start::Fresh, None);
+    assert!(error.unwrap_err().to_string().contains("not the file"));
 }
 
 #[test]

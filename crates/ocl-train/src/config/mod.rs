@@ -16,7 +16,7 @@ pub use chunk::Chunk;
 pub use estimate::Estimate;
 pub use monitor::MonitorPlan;
 pub use overrides::{Known, Layers, RecipeError, SetKeys};
-pub use plan::{DataPlan, Plan, PlanError};
+pub use plan::{DataPlan, InitPlan, Plan, PlanError};
 pub use recipe::{
     BatchRecipe, DataRecipe, ModelRecipe, MonitorRecipe, OptimRecipe, Recipe, TrainRecipe,
 };

@@ -55,6 +55,9 @@ pub struct Plan {
     pub data: DataPlan,
     /// The encoder.
     pub model: VitConfig,
+    /// Weights that the encoder begins from; drawn from the seed when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<InitPlan>,
     /// The method and its constants.
     pub method: Method,
     /// Constants of the optimiser.
@@ -67,6 +70,15 @@ pub struct Plan {
     /// When the run is looked at more closely.
     #[serde(default)]
     pub monitor: MonitorPlan,
+}
+
+/// Weights that an encoder begins from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InitPlan {
+    /// The file.
+    pub path: PathBuf,
+    /// CRC-32 of its bytes: a run begins from this file and no other.
+    pub crc32: u32,
 }
 
 /// What is read, and the crop.

@@ -64,6 +64,7 @@ impl Plan {
                 workers,
             },
             model,
+            init: None,
             method: method.clone(),
             adamw: AdamWConfig {
                 beta1: optim.beta1,

@@ -37,6 +37,9 @@ pub fn summary(
             estimate.parameters as f64 / 1e6
         ),
     );
+    if let Some(init) = &plan.init {
+        line("begins", format!("from the encoder in {}", init.path.display()));
+    }
     line("method", plan.method.describe(model.patches()));
     line(
         "training",

@@ -150,6 +150,29 @@ impl Method {
         })
     }
 
+    /// The networks around an encoder that has learnt something already; all others are drawn from
+    /// `seed`.
+    pub fn learner_over(&self, encoder: Vit, seed: u64) -> Learner {
+        match self {
+            Self::Ocl(ocl) => Learner::Ocl(ocl.learner(encoder)),
+            Self::Mae(mae) => Learner::Mae(mae.learner(encoder, seed)),
+            Self::IJepa(ijepa) => {
+                let encoder = encoder.without_cls_token();
+                let target = WeightAverage::new(&encoder, 1.0);
+                Learner::IJepa(ijepa.learner(encoder, target, seed))
+            }
+            Self::MocoV3(moco) => Learner::MocoV3(moco.learner(encoder, seed)),
+        }
+    }
+
+    /// Whether the method needs an encoder with a class token.
+    pub fn needs_cls_token(&self) -> bool {
+        match self {
+            Self::Ocl(_) | Self::Mae(_) | Self::MocoV3(_) => true,
+            Self::IJepa(_) => false,
+        }
+    }
+
     /// The networks in what [`Learner::weights`] gave; `path` is what errors name.
     ///
     /// # Errors

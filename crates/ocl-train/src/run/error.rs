@@ -13,6 +13,14 @@ use crate::log::JournalError;
 /// Why a run stopped.
 #[derive(Debug, Error)]
 pub enum TrainError {
+    /// The weights that the encoder is to begin from do not serve.
+    #[error("cannot begin from {}: {reason}", path.display())]
+    Init {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// The loss or the gradient is NaN or infinite.
     #[error(
         "step {step} has a loss of {loss} and a gradient of norm {gradient_norm} (lr {lr:.3e}); \

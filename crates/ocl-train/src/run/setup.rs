@@ -5,20 +5,47 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use ocl_data::{LoaderConfig, Order};
-use ocl_model::{ConfigError, Vit};
+use ocl_model::{OpenOptions, Vit};
 
-use crate::config::Plan;
+use super::error::TrainError;
+use crate::config::{InitPlan, Plan};
 use crate::methods::Learner;
 use crate::optim::{AdamW, AdamWState, WeightAverage};
 use crate::step::Trainer;
 
-/// A trainer that has done nothing yet: parameters drawn from the seed.
+/// A trainer that has done nothing yet: parameters drawn from the seed, the encoder's from the plan's
+/// file where it names one.
 ///
 /// # Errors
-/// When no encoder of this shape can exist.
-pub(super) fn fresh_trainer(plan: &Plan, device: &Device) -> Result<Trainer, ConfigError> {
-    let learner = plan.method.learner(&plan.model, plan.seed, &device.clone().autodiff())?;
+/// When no encoder of this shape can exist, or the file does not serve.
+pub(super) fn fresh_trainer(plan: &Plan, device: &Device) -> Result<Trainer, TrainError> {
+    let autodiff = device.clone().autodiff();
+    let learner = match &plan.init {
+        None => plan.method.learner(&plan.model, plan.seed, &autodiff)?,
+        Some(init) => plan.method.learner_over(initial(plan, init, &autodiff)?, plan.seed),
+    };
     Ok(trainer(plan, learner, AdamWState::default(), None, device))
+}
+
+/// The encoder that a run begins from.
+fn initial(plan: &Plan, init: &InitPlan, device: &Device) -> Result<Vit, TrainError> {
+    let wrong = |reason: String| TrainError::Init { path: init.path.clone(), reason };
+    let bytes = std::fs::read(&init.path).map_err(|error| wrong(error.to_string()))?;
+    if crc32fast::hash(&bytes) != init.crc32 {
+        return Err(wrong("it is not the file that the run was planned with".to_owned()));
+    }
+    drop(bytes);
+    let options =
+        OpenOptions { heads: Some(plan.model.heads), image_px: Some(plan.model.image_px) };
+    let encoder = ocl_model::open_weights(&init.path, &options, device)?.vit;
+    if *encoder.config() != plan.model {
+        return Err(wrong(format!("it holds {:?}, not {:?}", encoder.config(), plan.model)));
+    }
+    if plan.method.needs_cls_token() && !encoder.has_cls_token() {
+        let method = plan.method.name();
+        return Err(wrong(format!("{method} needs a class token, which this encoder has not")));
+    }
+    Ok(encoder)
 }
 
 /// A trainer that goes on with networks and moments; the average begins at the encoder's weights

@@ -10,10 +10,11 @@ use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use clap::Args;
 use ocl_data::{Source, SourceKind, Split};
-use ocl_model::Precision;
+use ocl_eval::open_encoder;
+use ocl_model::{OpenOptions, Precision};
 use ocl_train::{
-    Backend, Chunk, Estimate, INTERRUPTED, Plan, Progress, Recipe, Start, command_line, pretrain,
-    replay, stop_on_signals, summary,
+    Backend, Chunk, Estimate, INTERRUPTED, InitPlan, ModelRecipe, Plan, Progress, Recipe, Start,
+    command_line, pretrain, replay, stop_on_signals, summary,
 };
 
 use crate::options::{ReportArgs, word};
@@ -57,6 +58,10 @@ pub(crate) struct PretrainArgs {
     /// method.name=NAME [default: the recipe's]
     #[arg(long, value_name = "NAME")]
     pub(crate) method: Option<String>,
+    /// Begin from this encoder and not from random weights: a run, a fine-tuning, or weights of any
+    /// program; its size goes before the recipe's
+    #[arg(long, value_name = "RUN|FILE")]
+    pub(crate) init: Option<PathBuf>,
     /// Change one value of the recipe, e.g. --set optim.base_lr=1e-3 (repeatable)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
@@ -85,7 +90,7 @@ pub(crate) struct PretrainArgs {
     #[arg(long)]
     pub(crate) name: Option<String>,
     /// Continue the run in this folder
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "method", "overrides", "epochs", "batch", "seed", "name", "data_kind", "precision"])]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "method", "init", "overrides", "epochs", "batch", "seed", "name", "data_kind", "precision"])]
     pub(crate) resume: Option<PathBuf>,
     /// Print the plan with its cost, and stop
     #[arg(long)]
@@ -221,12 +226,42 @@ fn fresh(args: &PretrainArgs, device: &Device) -> Result<(Plan, Arc<Source>, Sta
         Some(name) => name.clone(),
         None => recipe_for(args).to_owned(),
     };
-    let recipe = Recipe::load(&name, &args.all_overrides())?;
+    let overrides = args.all_overrides();
+    let mut recipe = Recipe::load(&name, &overrides)?;
+    let init = args.init.as_deref().map(|path| begin_from(path, &mut recipe, &overrides, device));
+    let init = init.transpose()?;
     let source = Source::open(&recipe.data.path, recipe.data.kind, Split::Train)?;
     let mut plan = Plan::resolve(&name, &recipe, &source)?;
+    plan.init = init;
     plan.set_chunk(recipe.batch.chunk.unwrap_or(Chunk::Auto), args.backend);
     plan.find_peak(args.backend, device);
     Ok((plan, Arc::new(source), Start::Fresh))
+}
+
+/// The weights that a run begins from; the recipe's encoder becomes theirs.
+fn begin_from(
+    path: &Path,
+    recipe: &mut Recipe,
+    overrides: &[String],
+    device: &Device,
+) -> Result<InitPlan> {
+    if let Some(pair) = overrides.iter().find(|pair| pair.trim_start().starts_with("model.")) {
+        bail!("--init says what the encoder is like; leave out {pair}");
+    }
+    let options = OpenOptions { heads: None, image_px: Some(recipe.data.image_px) };
+    let encoder = open_encoder(path, &options, device)?;
+    let config = encoder.vit.config();
+    recipe.model = ModelRecipe {
+        size: None,
+        patch_px: config.patch_px,
+        width: Some(config.width),
+        depth: Some(config.depth),
+        heads: Some(config.heads),
+        mlp_ratio: Some(config.mlp_ratio),
+    };
+    let path = std::path::absolute(&encoder.weights)?;
+    let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(InitPlan { crc32: crc32fast::hash(&bytes), path })
 }
 
 /// Runs a captured step again and says what came of it.
