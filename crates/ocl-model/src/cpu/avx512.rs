@@ -149,6 +149,10 @@ impl<'a> Left<'a> {
 }
 
 /// `tile = a panel` for eight rows of `a`, or `tile += a panel` when it goes on.
+///
+/// # Safety
+/// The processor must have AVX-512F; each of `rows` must be readable at `0, step, .., (k - 1)
+/// step`; the panel must hold `k` rows of 48 values, aligned to 64 bytes.
 #[target_feature(enable = "avx512f")]
 unsafe fn multiply(
     k: usize,
@@ -194,6 +198,10 @@ unsafe fn multiply(
 
 /// Copies columns of `b` to panels `[k, 48]` that start every `len` values; columns past the last
 /// become zero.
+///
+/// # Safety
+/// The processor must have AVX-512F; `b` must reach `k` rows and the last of `columns`; `packed`
+/// must be aligned to 64 bytes, and `len` a multiple of 16.
 #[target_feature(enable = "avx512f")]
 unsafe fn pack(b: View<'_>, k: usize, columns: Range<usize>, packed: &mut [f32], len: usize) {
     if b.column_stride == 1 {

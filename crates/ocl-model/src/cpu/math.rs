@@ -21,14 +21,12 @@ macro_rules! widest {
                 use std::is_x86_feature_detected as has;
                 if has!("avx2") && has!("fma") {
                     let sixteen = has!("avx512f") && has!("avx512bw") && has!("avx512dq");
+                    if sixteen && has!("avx512vl") {
+                        // SAFETY: the processor has the instructions.
+                        return unsafe { of_sixteen($($arg),*) };
+                    }
                     // SAFETY: the processor has the instructions.
-                    return unsafe {
-                        if sixteen && has!("avx512vl") {
-                            of_sixteen($($arg),*)
-                        } else {
-                            of_eight($($arg),*)
-                        }
-                    };
+                    return unsafe { of_eight($($arg),*) };
                 }
             }
             $plain($($arg),*)

@@ -26,11 +26,11 @@ pub(super) fn small_gemm(
         unsafe { wide::gemm(out, stride, [m, n, k], a, b) };
         return;
     }
-    plain_product(out, stride, [m, n, k], a, b);
+    plain_gemm(out, stride, [m, n, k], a, b);
 }
 
 #[inline(always)]
-fn plain_product(out: &mut [f32], stride: usize, [m, n, k]: [usize; 3], a: View<'_>, b: View<'_>) {
+fn plain_gemm(out: &mut [f32], stride: usize, [m, n, k]: [usize; 3], a: View<'_>, b: View<'_>) {
     for (i, out) in out.chunks_mut(stride).take(m).enumerate() {
         let out = &mut out[..n];
         out.fill(0.0);
@@ -91,6 +91,11 @@ mod wide {
         last: __mmask16,
     }
 
+    /// As `small_gemm`.
+    ///
+    /// # Safety
+    /// The processor must have AVX-512F; `a` must reach `[m, k]`, `b` `[k, n]` with contiguous
+    /// rows, and `out` `m` rows of `n` values.
     #[target_feature(enable = "avx512f")]
     pub(super) unsafe fn gemm(
         out: &mut [f32],
@@ -130,6 +135,11 @@ mod wide {
         }
     }
 
+    /// `C` vectors of columns of all `m` rows.
+    ///
+    /// # Safety
+    /// The processor must have AVX-512F; the places of `at` must be good for `m` rows, `k` steps
+    /// and `C` vectors, the last of them in the lanes of `at.last` alone.
     #[target_feature(enable = "avx512f")]
     unsafe fn rows<const C: usize>(m: usize, mut at: At) {
         let mut row = 0;
@@ -150,6 +160,10 @@ mod wide {
         }
     }
 
+    /// `C` vectors of columns of `R` rows; gives `R`.
+    ///
+    /// # Safety
+    /// As for [`rows`], with `R` rows.
     #[target_feature(enable = "avx512f")]
     unsafe fn tile<const R: usize, const C: usize>(at: At) -> usize {
         let mask = |c: usize| if c + 1 == C { at.last } else { !0 };
@@ -185,6 +199,11 @@ mod wide {
         R
     }
 
+    /// As the function outside.
+    ///
+    /// # Safety
+    /// The processor must have AVX-512F; `a` must reach `[m, n]` with contiguous rows; `stride`
+    /// must be a multiple of 16, and `out` hold `n` rows of it.
     #[target_feature(enable = "avx512f")]
     pub(super) unsafe fn transpose(
         out: &mut [f32],
@@ -233,7 +252,7 @@ mod tests {
             let (left, right) = (wave(m * k, 0.1), wave(k * (n + 3), 0.5));
             let b = View::rows(&right, n + 3);
             for a in [View::rows(&left, k), View::rows(&left, m).transposed()] {
-                for product in [small_gemm as Product, plain_product] {
+                for product in [small_gemm as Product, plain_gemm] {
                     let mut out = vec![9.0; m * (n + 2)];
                     product(&mut out, n + 2, [m, n, k], a, b);
                     for (e, &found) in out.iter().enumerate() {
