@@ -129,8 +129,8 @@ impl Block {
         self.ls1.is_some() || self.ls2.is_some()
     }
 
-    /// Runs the block: in one operation of its own on the CPU, and on GPUs where [`fits_gpu_block`](crate::fits_gpu_block)
-    /// says so; elsewhere as [`Block::forward_plain`].
+    /// Runs the block: in one operation of its own on the CPU, and on GPUs where
+    /// [`fits_gpu_block`](crate::fits_gpu_block) says so; elsewhere as [`Block::forward_plain`].
     ///
     /// # Shapes
     /// `[B, T, D]` to `[B, T, D]`.

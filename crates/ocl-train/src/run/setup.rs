@@ -13,8 +13,8 @@ use crate::methods::Learner;
 use crate::optim::{AdamW, AdamWState, WeightAverage};
 use crate::step::Trainer;
 
-/// A trainer that has done nothing yet: parameters drawn from the seed, the encoder's from the plan's
-/// file where it names one.
+/// A trainer that has done nothing yet: parameters drawn from the seed, the encoder's from the
+/// plan's file where it names one.
 ///
 /// # Errors
 /// When no encoder of this shape can exist, or the file does not serve.
