@@ -133,6 +133,18 @@ pub enum EvalError {
     /// The shape of the encoder is impossible.
     #[error("cannot build the encoder")]
     Config(#[from] ocl_model::ConfigError),
+    /// A pre-training of a comparison ended in an error.
+    #[error("the pre-training in {} failed", run.display())]
+    Training {
+        /// Its run folder.
+        run: PathBuf,
+        /// The cause.
+        #[source]
+        source: ocl_train::TrainError,
+    },
+    /// A picture could not be drawn.
+    #[error("cannot draw the picture: {0}")]
+    Picture(String),
     /// A file could not be read or written.
     #[error("cannot {doing} {}", path.display())]
     File {

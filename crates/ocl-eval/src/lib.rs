@@ -8,12 +8,14 @@
 //!
 //! A frozen encoder needs no gradients: it runs on the plain device, in f32.
 //!
-//! Folders import downward only: `features`, `heads`, `protocols`, `predict`, `report`, `finetune`.
+//! Folders import downward only: `features`, `heads`, `protocols`, `predict`, `report`, `compare`,
+//! `finetune`.
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+mod compare;
 mod error;
 mod features;
 mod files;
@@ -26,6 +28,7 @@ mod report;
 mod settings;
 mod text;
 
+pub use compare::{Budget, CompareConfig, Entrant, Mark, Standings, compare, paces};
 pub use error::EvalError;
 pub use features::{
     Embedding, Encoder, ExtractConfig, Extraction, Extractor, Features, Labelled, Material,

@@ -41,7 +41,7 @@ pub use optim::{
     WeightAverage,
 };
 pub use run::{
-    Capture, CheckpointError, INTERRUPTED, Outcome, Replay, Start, TrainError, pretrain,
-    replace_file, replay, stop_on_signals,
+    Capture, CheckpointError, INTERRUPTED, Outcome, Replay, RunLock, Start, TrainError, Until,
+    pretrain, replace_file, replay, stop_on_signals,
 };
 pub use step::{MicroBatches, Readback, Reading, StepOutput, Trainer};

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use burn::tensor::Device;
 use ocl_data::{Source, SourceKind, Split};
 use ocl_train::{
-    Backend, Chunk, Event, InitPlan, Outcome, Plan, Recipe, Start, StepRecord, TrainError,
+    Backend, Chunk, Event, InitPlan, Outcome, Plan, Recipe, Start, StepRecord, TrainError, Until,
     pretrain, replay,
 };
 
@@ -54,7 +54,7 @@ fn run(
     stop_after: Option<u64>,
 ) -> Result<Outcome, TrainError> {
     let stop = AtomicBool::new(false);
-    pretrain(&plan, source, folder, start, &Device::default(), &stop, |event| {
+    pretrain(&plan, source, folder, start, &Device::default(), Until::end_or(&stop), |event| {
         if let Event::Step(record) = event
             && Some(record.step) == stop_after
         {

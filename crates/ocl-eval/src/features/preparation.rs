@@ -3,7 +3,7 @@
 use burn::tensor::Device;
 use ocl_data::{EvalView, Geometry, Normalisation};
 use ocl_model::{Preprocessing, VitConfig};
-use ocl_train::Backend;
+use ocl_train::{Backend, Plan};
 
 use super::extract::ExtractConfig;
 
@@ -24,6 +24,17 @@ pub struct Preparation {
 }
 
 impl Preparation {
+    /// As a pre-training prepares them.
+    pub(crate) fn of_plan(plan: &Plan) -> Self {
+        Self {
+            normalisation: plan.normalisation(),
+            resize_ratio: plan.data.resize_ratio,
+            workers: plan.data.workers,
+            max_bad_share: plan.data.max_bad_share,
+            geometry: plan.geometry(),
+        }
+    }
+
     /// As torchvision and timm prepare ImageNet: its mean and deviation, 256/224 before the cut.
     pub fn imagenet(geometry: Geometry) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);

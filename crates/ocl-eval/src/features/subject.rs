@@ -44,13 +44,7 @@ impl Run {
 
     /// How the run's images were prepared.
     pub fn preparation(&self) -> Preparation {
-        Preparation {
-            normalisation: self.plan.normalisation(),
-            resize_ratio: self.plan.data.resize_ratio,
-            workers: self.plan.data.workers,
-            max_bad_share: self.plan.data.max_bad_share,
-            geometry: self.plan.geometry(),
-        }
+        Preparation::of_plan(&self.plan)
     }
 
     /// Where the final weights lie.
@@ -91,6 +85,17 @@ impl Run {
         });
         let resume = command_line(&format!("pretrain --resume {run}"));
         format!("the run has not ended; finish it with {resume}{newest}")
+    }
+
+    /// The weights that the run has come to: those of its newest checkpoint.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub(crate) fn newest_weights(&self) -> Result<PathBuf, EvalError> {
+        self.newest_checkpoint().ok_or_else(|| EvalError::NoWeights {
+            path: self.folder.join("checkpoints"),
+            advice: self.unfinished(),
+        })
     }
 
     fn newest_checkpoint(&self) -> Option<PathBuf> {

@@ -167,6 +167,23 @@ impl Plan {
         toml::to_string(self).expect("a plan is plain data")
     }
 
+    /// The same run in so many steps, with a warm-up of the same share. Its last epoch need not be
+    /// whole, and it is saved at its end and where it is interrupted only.
+    ///
+    /// # Panics
+    /// If there are no steps.
+    pub fn of_length(mut self, steps: u64) -> Self {
+        assert!(steps > 0, "a run has steps");
+        let epochs = steps as f64 / self.steps_per_epoch as f64;
+        self.schedule.warmup_epochs *= epochs / self.schedule.epochs;
+        self.schedule.epochs = epochs;
+        self.epochs = steps.div_ceil(self.steps_per_epoch);
+        self.checkpoint_every_steps = steps;
+        self.keep_every_steps = None;
+        self.steps = steps;
+        self
+    }
+
     /// Whether a checkpoint is due after so many steps.
     pub fn saves_at(&self, step: u64) -> bool {
         step.is_multiple_of(self.checkpoint_every_steps)
@@ -212,7 +229,7 @@ impl Plan {
     }
 
     fn clock(&self, step: u64) -> Clock {
-        Clock { step, steps_per_epoch: self.steps_per_epoch, epochs: self.epochs }
+        Clock { step, steps_per_epoch: self.steps_per_epoch, steps: self.steps }
     }
 }
 

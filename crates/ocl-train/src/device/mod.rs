@@ -4,6 +4,7 @@ mod allocator;
 mod backend;
 mod memory;
 mod peak;
+mod time_used;
 mod upload;
 
 pub use allocator::keep_freed_memory;

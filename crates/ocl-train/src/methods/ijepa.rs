@@ -191,7 +191,7 @@ impl IJepa {
     /// The first step is one step up the slope already; learning rate and weight decay turn over
     /// the stretched run, and momentum rises in a straight line.
     pub(super) fn rates(&self, schedule: &WarmupCosine, weight_decay: f64, clock: Clock) -> Rates {
-        let (steps, k) = (clock.steps() as f64, (clock.step + 1) as f64);
+        let (steps, k) = (clock.steps as f64, (clock.step + 1) as f64);
         let total = (self.schedule_stretch * steps).floor();
         let warmup = (schedule.warmup_epochs * clock.steps_per_epoch as f64).floor();
         let lr = if k < warmup {

@@ -148,7 +148,7 @@ impl MocoV3 {
 
     /// Momentum rises to 1 along half a cosine at the fractional epoch.
     pub(super) fn rates(&self, schedule: &WarmupCosine, clock: Clock) -> Rates {
-        let done = clock.epoch() / clock.epochs as f64;
+        let done = clock.epoch() / clock.epochs();
         let rates = Rates::from(schedule.at(clock.epoch()));
         Rates { momentum: Some(half_cosine(self.momentum, 1.0, done)), ..rates }
     }

@@ -9,8 +9,8 @@ pub struct Clock {
     pub step: u64,
     /// Steps of an epoch.
     pub steps_per_epoch: u64,
-    /// Epochs of the run.
-    pub epochs: u64,
+    /// Steps of the run; its last epoch need not be whole.
+    pub steps: u64,
 }
 
 impl Clock {
@@ -19,9 +19,9 @@ impl Clock {
         self.step as f64 / self.steps_per_epoch as f64
     }
 
-    /// Steps of the run.
-    pub fn steps(&self) -> u64 {
-        self.steps_per_epoch * self.epochs
+    /// Epochs of the run.
+    pub fn epochs(&self) -> f64 {
+        self.steps as f64 / self.steps_per_epoch as f64
     }
 }
 

@@ -9,7 +9,7 @@ use super::error::TrainError;
 /// The lock on a run folder. The system lets go of it when the process ends, however that happens;
 /// the file stays and means nothing by itself.
 #[derive(Debug)]
-pub(crate) struct RunLock {
+pub struct RunLock {
     _file: File,
 }
 
@@ -18,7 +18,7 @@ impl RunLock {
     ///
     /// # Errors
     /// [`TrainError::Locked`] while another process has it.
-    pub(crate) fn take(run: &Path) -> Result<Self, TrainError> {
+    pub fn take(run: &Path) -> Result<Self, TrainError> {
         let path = run.join(".lock");
         let fail = |source| TrainError::Folder { path: path.clone(), source };
         let mut file =

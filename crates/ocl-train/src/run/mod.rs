@@ -14,6 +14,7 @@ mod stop;
 pub use atomic_file::replace_file;
 pub use checkpoint::CheckpointError;
 pub use error::TrainError;
-pub use pretrain::{Outcome, Start, pretrain};
+pub use lock::RunLock;
+pub use pretrain::{Outcome, Start, Until, pretrain};
 pub use replay::{Capture, Replay, replay};
 pub use stop::{INTERRUPTED, stop_on_signals};

@@ -33,6 +33,22 @@ pub struct Outcome {
     pub skipped: u64,
 }
 
+/// How far a run goes before it is put down, to be resumed later.
+#[derive(Clone, Copy, Debug)]
+pub struct Until<'a> {
+    /// After so many steps; [`u64::MAX`] for the plan's end.
+    pub step: u64,
+    /// As soon as it is set: at the end of the step that is under way.
+    pub stop: &'a AtomicBool,
+}
+
+impl<'a> Until<'a> {
+    /// The plan's end, unless `stop` is set before.
+    pub fn end_or(stop: &'a AtomicBool) -> Self {
+        Self { step: u64::MAX, stop }
+    }
+}
+
 /// Whether a run begins or goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
@@ -42,8 +58,8 @@ pub enum Start {
     Resume,
 }
 
-/// Runs a plan in folder `run` until its end or until `stop` is set, which ends the current step
-/// and writes a checkpoint. The encoder is left in `run/encoder.safetensors`.
+/// Runs a plan in folder `run`, to its end or to where it is put down, which writes a checkpoint.
+/// The encoder is left in `run/encoder.safetensors` at the end.
 ///
 /// # Errors
 /// [`TrainError`]; what was saved before stays.
@@ -53,7 +69,7 @@ pub fn pretrain(
     run: &Path,
     start: Start,
     device: &Device,
-    stop: &AtomicBool,
+    until: Until<'_>,
     mut observe: impl FnMut(Event<'_>),
 ) -> Result<Outcome, TrainError> {
     let _lock = prepare_folder(plan, run, start)?;
@@ -64,7 +80,7 @@ pub fn pretrain(
 
     let readback = Readback::of(device);
     let mut ledger = Ledger::new(plan, run, journal, observe);
-    while step < plan.steps && !stop.load(Ordering::Relaxed) {
+    while step < plan.steps.min(until.step) && !until.stop.load(Ordering::Relaxed) {
         let Some(batch) = loader.next() else { break };
         let batch: Batch = batch?;
         let rates = plan.rates(step);

@@ -108,7 +108,7 @@ fn rates(golden: &Golden, ijepa: IJepa, step: u64) -> Rates {
     let clock = Clock {
         step,
         steps_per_epoch: golden.count("steps_per_epoch") as u64,
-        epochs: golden.count("epochs") as u64,
+        steps: (golden.count("steps_per_epoch") * golden.count("epochs")) as u64,
     };
     Method::IJepa(ijepa).rates(&schedule, golden.number("weight_decay"), clock)
 }

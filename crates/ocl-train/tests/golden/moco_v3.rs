@@ -140,7 +140,7 @@ fn rates(golden: &Golden, moco: MocoV3, step: u64) -> Rates {
     let clock = Clock {
         step,
         steps_per_epoch: golden.count("steps_per_epoch") as u64,
-        epochs: golden.count("epochs") as u64,
+        steps: (golden.count("steps_per_epoch") * golden.count("epochs")) as u64,
     };
     Method::MocoV3(moco).rates(&schedule, 0.1, clock)
 }

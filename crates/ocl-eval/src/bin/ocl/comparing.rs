@@ -1,164 +1,210 @@
-//! The command `compare-results`: the newest result of each protocol and subject in several
-//! `results.jsonl`, side by side.
+//! The command `compare`: pre-training methods on the same images, with the same encoder, time and
+//! seeds.
 
-use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
-use serde_json::Value;
+use ocl_data::SourceKind;
+use ocl_eval::{Budget, CompareConfig, Entrant, REPORT_LIMITS, compare, paces};
+use ocl_train::{Backend, Estimate, INTERRUPTED, Method, command_line, stop_on_signals};
 
+use crate::options::word;
+use crate::pretraining::{recipe_for, toml_string};
 use crate::print;
 
-/// A row of the table: protocol, subject with its pooling, figure.
-type Row = (String, String, String);
+static STOP: AtomicBool = AtomicBool::new(false);
 
-/// Figures of one file by row; what they were measured on.
-#[derive(Default)]
-struct Column {
-    figures: BTreeMap<Row, String>,
-    /// Test data's digests and protocols' constants, to say when two columns cannot be compared.
-    data: BTreeMap<Row, String>,
-    order: Vec<Row>,
-}
-
-/// Options of `compare-results`.
+/// Options of `compare`.
 #[derive(Args, Debug)]
 pub(crate) struct CompareArgs {
-    /// Run folders, or results.jsonl files
-    #[arg(value_name = "PATH", required = true)]
-    paths: Vec<PathBuf>,
+    /// Methods that take part
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_values_t = Method::NAMES.map(str::to_owned))]
+    methods: Vec<String>,
+    /// Labelled data: a folder with train/CLASS/*.jpg and val/CLASS/*.jpg, IDX or CIFAR files, or
+    /// `embedded` [default: embedded]
+    #[arg(long, value_name = "PATH")]
+    data: Option<String>,
+    /// auto, folder, shards, idx, cifar10, cifar100 or embedded
+    #[arg(long, value_name = "KIND")]
+    data_kind: Option<SourceKind>,
+    /// Built-in recipe or TOML file that each method is put over [default: by the kind of the data]
+    #[arg(long, value_name = "NAME|FILE")]
+    recipe: Option<String>,
+    /// Time of each run: of processor, all threads together, on the CPU; on the clock on a GPU
+    #[arg(long, default_value_t = 10.0, conflicts_with = "epochs")]
+    minutes: f64,
+    /// The same passes over the data for each method, whatever they take
+    #[arg(long)]
+    epochs: Option<u64>,
+    /// Runs of each method, with seeds 0, 1 and so on
+    #[arg(long, default_value_t = 3)]
+    seeds: u64,
+    /// Points of a run at which it is measured, its end among them
+    #[arg(long, default_value_t = 8)]
+    marks: u64,
+    /// Size of the encoder, e.g. vit_small; same as --set model.size=SIZE
+    #[arg(long, value_name = "SIZE")]
+    model: Option<String>,
+    /// Change one value for all methods, or of one: --set mae.optim.base_lr=1e-3 (repeatable)
+    #[arg(long = "set", value_name = "[METHOD.]KEY=VALUE")]
+    overrides: Vec<String>,
+    /// At most so many training images, drawn at random, for a measurement
+    #[arg(long, default_value_t = REPORT_LIMITS[0])]
+    max_train: usize,
+    /// At most so many test images, drawn at random, for a measurement
+    #[arg(long, default_value_t = REPORT_LIMITS[1])]
+    max_test: usize,
+    /// Loader threads; batches do not depend on it
+    #[arg(long)]
+    workers: Option<usize>,
+    /// Folder of the comparison; the same command goes on with what is in it [default:
+    /// comparisons/RECIPE]
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Measure the time of a step of each method, print what the comparison will take, and stop
+    #[arg(long)]
+    dry_run: bool,
+    /// flex (CPU), wgpu, vulkan or cuda
+    #[arg(long, default_value_t = Backend::DEFAULT)]
+    backend: Backend,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
 }
 
-/// Prints the table.
-pub(crate) fn run(args: &CompareArgs) -> Result<()> {
-    let mut columns = Vec::new();
-    for path in &args.paths {
-        let file = if path.is_dir() { path.join("results.jsonl") } else { path.clone() };
-        columns.push((title(path), read(&file)?));
+/// Compares, or goes on comparing.
+pub(crate) fn run(args: &CompareArgs) -> Result<ExitCode> {
+    stop_on_signals(&STOP).context("cannot listen for Ctrl-C")?;
+    let config = args.config()?;
+    let folder = match &args.out {
+        Some(folder) => folder.clone(),
+        None => {
+            let recipe = Path::new(&config.recipe).file_stem().unwrap_or_default();
+            Path::new("comparisons").join(recipe)
+        }
+    };
+    if args.dry_run {
+        return dry_run(args, &config, &folder);
     }
-    print(&table(&columns));
-    Ok(())
+    eprintln!("comparison in {}; {}", folder.display(), work(&config, args.backend));
+    let (standings, whole) = compare(&config, &folder, &STOP, |line| eprintln!("{line}"))?;
+    if args.json {
+        print(&format!("{}\n", standings.json()));
+    } else if !standings.marks.is_empty() {
+        print(&standings.text());
+    }
+    if !whole {
+        eprintln!("interrupted; the same command goes on from here");
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    let file = |name: &str| folder.join(name).display().to_string();
+    eprintln!("pictures {} and .png, figures .csv and .json", file("comparison.svg"));
+    let first = folder.join(format!("{}-seed-0", config.entrants[0].method));
+    eprintln!(
+        "each run is a run folder of its own: {}",
+        command_line(&format!("eval --run {}", word(&first)))
+    );
+    Ok(ExitCode::SUCCESS)
 }
 
-/// The run's name, whether its folder or its file was given.
-fn title(path: &Path) -> String {
-    let folder = if path.is_dir() { Some(path) } else { path.parent() };
-    let name = folder.and_then(Path::file_name).unwrap_or(path.as_os_str());
-    name.to_string_lossy().into_owned()
-}
-
-fn read(file: &Path) -> Result<Column> {
-    let text =
-        fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let mut column = Column::default();
-    for (number, line) in text.lines().enumerate() {
-        let record: Value = serde_json::from_str(line)
-            .with_context(|| format!("{}:{}: not a line of results", file.display(), number + 1))?;
-        // Lines of older versions have no list of figures.
-        let Some(scores) = record["scores"].as_array() else { continue };
-        let text = |key: &str| record[key].as_str().unwrap_or_default().to_owned();
-        let pool = record["pool"].as_str().map_or(String::new(), |pool| format!(", {pool}"));
-        for score in scores {
-            let (Some(name), Some(mean)) = (score["name"].as_str(), score["mean"].as_f64()) else {
-                continue;
-            };
-            let row = (text("protocol"), text("subject") + &pool, name.to_owned());
-            let several = score["values"].as_array().is_some_and(|values| values.len() > 1);
-            let deviation = score["deviation"].as_f64().filter(|_| several);
-            let deviation = deviation.map_or(String::new(), |d| format!(" ±{:.2}", d * 100.0));
-            if column
-                .figures
-                .insert(row.clone(), format!("{:.2}{deviation}", mean * 100.0))
-                .is_none()
-            {
-                column.order.push(row.clone());
+impl CompareArgs {
+    fn config(&self) -> Result<CompareConfig> {
+        let recipe = self.recipe.clone();
+        let recipe =
+            recipe.unwrap_or_else(|| recipe_for(self.data.as_deref(), self.data_kind).to_owned());
+        let mut overrides = CompareConfig::common_overrides(&self.overrides);
+        let mut add = |key: &str, value: Option<String>| {
+            overrides.extend(value.map(|value| format!("{key}={value}")));
+        };
+        add("data.path", self.data.as_ref().map(|path| toml_string(path)));
+        let kind = self.data_kind.map(|kind| kind.to_string());
+        add("data.kind", kind.or_else(|| self.data.as_ref().map(|_| "auto".to_owned())));
+        add("model.size", self.model.clone());
+        add("data.workers", self.workers.map(|workers| workers.to_string()));
+        for pair in &overrides {
+            for (key, flag) in [
+                ("method.name", "--methods"),
+                ("train.seed", "--seeds"),
+                ("train.epochs", "--minutes or --epochs"),
+            ] {
+                if pair.trim_start().starts_with(key) {
+                    bail!("--set {pair}: a comparison sets that itself; use {flag}");
+                }
             }
-            let data = &record["data"];
-            let images = (&data["train_images"], &data["test_images"]);
-            column.data.insert(row, format!("{} {images:?}", data["digests"]));
         }
+        let entrants = self.methods.iter().map(|method| Entrant {
+            method: method.trim().to_owned(),
+            overrides: CompareConfig::split_overrides(&self.overrides, method.trim()),
+            step_secs: 0.0,
+            steps: 0,
+        });
+        let entrants: Vec<Entrant> = entrants.collect();
+        let absent = Method::NAMES.iter().find(|name| {
+            let takes_part = entrants.iter().any(|entrant| entrant.method == **name);
+            !takes_part && !CompareConfig::split_overrides(&self.overrides, name).is_empty()
+        });
+        if let Some(name) = absent {
+            bail!("--set {name}.…: {name} takes no part; name it in --methods");
+        }
+        Ok(CompareConfig {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            recipe,
+            overrides,
+            backend: self.backend.to_string(),
+            budget: self.epochs.map_or(Budget::Minutes(self.minutes), Budget::Epochs),
+            seeds: (0..self.seeds).collect(),
+            marks: self.marks,
+            limits: [self.max_train, self.max_test],
+            entrants,
+        })
     }
-    Ok(column)
 }
 
-/// The table in percent, rows in the order in which they were first measured.
-fn table(columns: &[(String, Column)]) -> String {
-    let mut rows: Vec<&Row> = Vec::new();
-    for row in columns.iter().flat_map(|(_, column)| &column.order) {
-        if !rows.contains(&row) {
-            rows.push(row);
-        }
-    }
-    let width =
-        columns.iter().map(|(title, _)| title.chars().count()).max().unwrap_or(0).max(13) + 2;
-    let mut text = format!("{:<40}", "percent");
-    columns.iter().for_each(|(title, _)| text += &format!("{title:>width$}"));
-    text.push('\n');
-    let mut last = (String::new(), String::new());
-    let mut differs = false;
-    for row in rows {
-        let (protocol, subject, name) = row;
-        if (protocol, subject) != (&last.0, &last.1) {
-            last = (protocol.clone(), subject.clone());
-            text += &format!("\n{protocol}: {subject}\n");
-        }
-        let mut data = columns.iter().filter_map(|(_, column)| column.data.get(row));
-        let first = data.next();
-        let other = data.any(|data| Some(data) != first);
-        differs |= other;
-        text += &format!("  {:<38}", format!("{name}{}", if other { " *" } else { "" }));
-        for (_, column) in columns {
-            text += &format!("{:>width$}", column.figures.get(row).map_or("-", String::as_str));
-        }
-        text.push('\n');
-    }
-    if differs {
-        text += "\n* measured on different data or numbers of images: not comparable\n";
-    }
-    text
+/// How much is to be done, in words.
+fn work(config: &CompareConfig, backend: Backend) -> String {
+    let runs = config.entrants.len() * config.seeds.len();
+    let looks = runs as u64 * (config.marks + 1) + 1;
+    let each = match config.budget {
+        Budget::Minutes(minutes) => format!("{minutes} {}", backend.minutes()),
+        Budget::Epochs(1) => "1 epoch".to_owned(),
+        Budget::Epochs(epochs) => format!("{epochs} epochs"),
+    };
+    format!("{runs} runs of {each}, {looks} measurements beside")
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn column(lines: &str) -> Column {
-        let file = std::env::temp_dir().join(format!(
-            "ocl-compare-{}-{}",
-            std::process::id(),
-            lines.len()
+fn dry_run(args: &CompareArgs, config: &CompareConfig, folder: &Path) -> Result<ExitCode> {
+    let scratch = tempfile_beside(folder);
+    let found = paces(config, if folder.exists() { folder } else { &scratch }, &STOP);
+    let _ = std::fs::remove_dir(&scratch);
+    let (config, plans) = found?;
+    print(&format!("{}\n\n", work(&config, args.backend)));
+    print(&format!(
+        "{:<10}{:>12}{:>12}{:>10}{:>10}{:>10}{:>14}\n",
+        "", "s a step", "images/s", "steps", "epochs", "minutes", "peak memory"
+    ));
+    let mut total = 0.0;
+    for (entrant, plan) in config.entrants.iter().zip(&plans) {
+        let Entrant { method, step_secs, steps, .. } = entrant;
+        let minutes = step_secs * *steps as f64 / 60.0;
+        total += minutes * config.seeds.len() as f64;
+        let memory = Estimate::count(plan, args.backend).peak_bytes as f64 / (1 << 20) as f64;
+        print(&format!(
+            "{method:<10}{step_secs:>12.3}{:>12.0}{steps:>10}{:>10.1}{minutes:>10.1}{:>14}\n",
+            plan.batch as f64 / step_secs,
+            plan.epoch_at(*steps),
+            format!("{memory:.0} MiB")
         ));
-        fs::write(&file, lines).expect("a file");
-        let column = read(&file).expect("results");
-        fs::remove_file(&file).expect("removed");
-        column
     }
+    let minutes = args.backend.minutes();
+    print(&format!("\n{total:.0} {minutes} for training in all; measuring comes on top\n"));
+    Ok(ExitCode::SUCCESS)
+}
 
-    fn line(mean: f64, digest: &str) -> String {
-        format!(
-            r#"{{"protocol":"knn","subject":"trained encoder","pool":"cls","data":{{"digests":["{digest}"]}},
-            "scores":[{{"name":"top-1","mean":{mean},"deviation":0.01,"values":[1,2]}}]}}"#
-        )
-        .replace('\n', "")
-    }
-
-    #[test]
-    fn the_newest_figures_stand_side_by_side() {
-        let a = column(&format!("{}\n{}\n{{\"top1\":1}}", line(0.5, "x"), line(0.75, "x")));
-        let text = table(&[("a".into(), a), ("b".into(), column(&line(0.5, "yy")))]);
-        assert!(text.contains("knn: trained encoder, cls"), "{text}");
-        assert!(text.contains("75.00 ±1.00") && text.contains("50.00 ±1.00"), "{text}");
-        assert!(text.contains("top-1 *") && text.contains("not comparable"), "{text}");
-    }
-
-    #[test]
-    fn a_line_that_is_no_json_is_named() {
-        let file = std::env::temp_dir().join(format!("ocl-compare-bad-{}", std::process::id()));
-        fs::write(&file, "{}\nnonsense").expect("a file");
-        let failure = read(&file).err().expect("refused");
-        fs::remove_file(&file).expect("removed");
-        assert!(failure.to_string().contains(":2:"), "{failure}");
-    }
+/// A folder for what a dry run throws away.
+fn tempfile_beside(folder: &Path) -> PathBuf {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    std::env::temp_dir().join(format!("ocl-{name}-{}", std::process::id()))
 }

@@ -13,6 +13,7 @@ mod options;
 mod predicting;
 mod prepared;
 mod pretraining;
+mod results;
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -34,6 +35,8 @@ struct Cli {
 enum Command {
     /// Pre-train an encoder, then say what it is worth; without options on the embedded data set
     Pretrain(Box<pretraining::PretrainArgs>),
+    /// Pre-training methods against each other: accuracy against time, on your images
+    Compare(comparing::CompareArgs),
     /// Say again what the encoder of a run is worth: against untrained and raw pixels, on its data
     Report(ReportArgs),
     /// Every protocol on the frozen encoder of a run or of a weights file
@@ -58,7 +61,7 @@ enum Command {
     /// Weights of timm, MAE, DeiT, DINO and others (.pth, safetensors) as such a folder
     Import(exchange::ImportArgs),
     /// What evaluations of several runs found, side by side
-    CompareResults(comparing::CompareArgs),
+    CompareResults(results::CompareResultsArgs),
     /// Run a step again whose loss or gradient was NaN or infinite, exactly
     Replay(pretraining::ReplayArgs),
     /// List the built-in recipes, or print one as a start for your own
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Pretrain(args) => pretraining::run(&args),
         Command::Replay(args) => pretraining::replay_capture(&args),
+        Command::Compare(args) => comparing::run(&args),
         Command::Finetune(args) => finetuning::run(&args).map(|finished| match finished {
             true => ExitCode::SUCCESS,
             false => ExitCode::from(INTERRUPTED),
@@ -91,7 +95,7 @@ fn main() -> ExitCode {
         Command::Neighbours(args) => embedding::run_neighbours(&args).map(done),
         Command::Export(args) => exchange::export(&args).map(done),
         Command::Import(args) => exchange::import(&args).map(done),
-        Command::CompareResults(args) => comparing::run(&args).map(done),
+        Command::CompareResults(args) => results::run(&args).map(done),
         Command::Pack(args) => data::run_pack(&args).map(done),
         Command::BenchData(args) => data::run_bench(&args).map(done),
     };

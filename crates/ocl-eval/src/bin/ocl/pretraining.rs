@@ -14,7 +14,7 @@ use ocl_eval::open_encoder;
 use ocl_model::{OpenOptions, Precision};
 use ocl_train::{
     Backend, Chunk, Estimate, INTERRUPTED, InitPlan, ModelRecipe, Plan, Progress, Recipe, Start,
-    command_line, pretrain, replay, stop_on_signals, summary,
+    Until, command_line, pretrain, replay, stop_on_signals, summary,
 };
 
 use crate::options::{ReportArgs, word};
@@ -127,7 +127,7 @@ impl PretrainArgs {
 }
 
 /// A path as a TOML string, so that `1` or `true` stays a path.
-fn toml_string(text: &str) -> String {
+pub(crate) fn toml_string(text: &str) -> String {
     toml::Value::from(text).to_string()
 }
 
@@ -180,7 +180,7 @@ pub(crate) fn run(args: &PretrainArgs) -> Result<ExitCode> {
     };
     let mut progress = Progress::new(&plan);
     let mut told = false;
-    let outcome = pretrain(&plan, source, &run, start, &device, &STOP, |event| {
+    let outcome = pretrain(&plan, source, &run, start, &device, Until::end_or(&STOP), |event| {
         if !told {
             progress.say(&format!("run folder {}", run.display()));
             told = true;
@@ -224,7 +224,7 @@ fn evaluate(args: &PretrainArgs, run: &Path) -> Result<ExitCode> {
 fn fresh(args: &PretrainArgs, device: &Device) -> Result<(Plan, Arc<Source>, Start)> {
     let name = match &args.recipe {
         Some(name) => name.clone(),
-        None => recipe_for(args).to_owned(),
+        None => recipe_for(args.data.as_deref(), args.data_kind).to_owned(),
     };
     let overrides = args.all_overrides();
     let mut recipe = Recipe::load(&name, &overrides)?;
@@ -289,8 +289,8 @@ pub(crate) fn replay_capture(args: &ReplayArgs) -> Result<ExitCode> {
 }
 
 /// The built-in recipe that fits the data when none was named.
-fn recipe_for(args: &PretrainArgs) -> &'static str {
-    let kind = match (&args.data, args.data_kind.unwrap_or_default()) {
+pub(crate) fn recipe_for(data: Option<&str>, kind: Option<SourceKind>) -> &'static str {
+    let kind = match (data, kind.unwrap_or_default()) {
         (None, _) => SourceKind::Embedded,
         (Some(path), SourceKind::Auto) => SourceKind::detect(path),
         (Some(_), kind) => kind,

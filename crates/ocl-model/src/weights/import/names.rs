@@ -23,14 +23,19 @@ const NETWORKS: [&str; 4] = ["teacher", "target_encoder", "base_encoder", "backb
 
 /// Sorts tensors into encoder, head and the rest.
 pub(super) fn sort(tensors: Vec<(String, HostTensor)>) -> Named {
-    let prefix = prefix(tensors.iter().map(|(name, _)| name.as_str()));
+    let prefixes = prefixes(tensors.iter().map(|(name, _)| name.as_str()));
+    let prefix = encoders_prefix(&prefixes);
+    // A file of our own: the encoder without a prefix, other encoders of its training beside it.
+    let of_another = |name: &str| {
+        prefixes.iter().any(|other| other.len() > prefix.len() && name.starts_with(other.as_str()))
+    };
     let mut named = Named::default();
     let mut head = BTreeMap::new();
     let mut distilled = None;
     for (full, tensor) in tensors {
         let name = match full.strip_prefix(&prefix) {
-            Some(name) => rename(name),
-            None => {
+            Some(name) if !of_another(&full) => rename(name),
+            _ => {
                 named.ignored.push(full);
                 continue;
             }
@@ -62,18 +67,19 @@ pub(super) fn sort(tensors: Vec<(String, HostTensor)>) -> Named {
     named
 }
 
-/// What stands before `patch_embed` in the file's names.
-fn prefix<'a>(names: impl Iterator<Item = &'a str>) -> String {
+/// What stands before `patch_embed` in the file's names, for each encoder in it.
+fn prefixes<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
     let found = names.filter_map(|name| name.strip_suffix(KERNEL));
-    let prefixes: BTreeSet<&str> =
-        found.filter(|prefix| prefix.is_empty() || prefix.ends_with('.')).collect();
-    let network = |part: &&str| {
-        let part = *part;
-        prefixes.iter().copied().find(|prefix| prefix.split('.').any(|word| word == part))
-    };
+    found.filter(|prefix| prefix.is_empty() || prefix.ends_with('.')).map(str::to_owned).collect()
+}
+
+/// The prefix of the encoder that is taken.
+fn encoders_prefix(prefixes: &BTreeSet<String>) -> String {
+    let network =
+        |part: &&str| prefixes.iter().find(|prefix| prefix.split('.').any(|word| word == *part));
     let preferred = || NETWORKS.iter().find_map(network);
-    let chosen = prefixes.get("").copied().or_else(preferred).or(prefixes.first().copied());
-    chosen.unwrap_or_default().to_owned()
+    let chosen = prefixes.get("").or_else(preferred).or(prefixes.first());
+    chosen.cloned().unwrap_or_default()
 }
 
 fn rename(name: &str) -> String {
@@ -98,8 +104,9 @@ fn rename(name: &str) -> String {
 /// Decoders, mask tokens and projection heads of pre-training, heads of other forms.
 fn belongs_to_no_encoder(name: &str) -> bool {
     let first = name.split('.').next().unwrap_or_default();
-    matches!(first, "mask_token" | "head" | "head_dist" | "pre_logits" | "fc" | "predictor")
+    matches!(first, "mask_token" | "head" | "head_dist" | "pre_logits" | "fc" | "projector")
         || first.starts_with("decoder")
+        || first.starts_with("predictor")
         || first.ends_with("_head")
 }
 
@@ -136,6 +143,15 @@ mod tests {
         for (theirs, timms) in cases {
             assert_eq!(rename(theirs), timms);
         }
+    }
+
+    #[test]
+    fn encoders_of_a_training_stand_beside_the_one_without_a_prefix() {
+        let names = [KERNEL, "blocks.0.norm1.weight", "encoder.blocks.0.norm1.weight"];
+        let other = format!("encoder.{KERNEL}");
+        let named = sorted(&[&names[..], &[&other, "predictor_embed.weight"]].concat());
+        assert_eq!(named.encoder.keys().collect::<Vec<_>>(), [names[1], KERNEL]);
+        assert_eq!(named.ignored, [names[2], &other, "predictor_embed.weight"]);
     }
 
     #[test]
