@@ -1,26 +1,58 @@
-//! The real program, killed at random moments and resumed, again and again: nothing is lost.
+//! The real program, killed at random moments and resumed, again and again, by every method: nothing
+//! is lost.
 //!
-//! `OCL_CRASH_KILLS=1000 cargo test --release --workspace --test crash` kills it that often.
+//! `OCL_CRASH_KILLS=1000 cargo test --release --workspace --test crash` kills it that often by each.
 
 #![cfg(all(feature = "flex", unix))]
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// Kills when nothing else is asked for.
-const KILLS: usize = 100;
+/// Kills when nothing else is asked for: of a run by OCL, and of one by each other method.
+const KILLS: [usize; 2] = [100, 20];
 
-/// A run of 60 steps of a nano encoder, with a checkpoint after every second.
+/// A run of 60 steps of a nano encoder, with a checkpoint after every second. What its method is,
+/// and whether it keeps an average, stands in place of METHOD and of AVERAGE.
 const RECIPE: &str = r#"
 data = { path = "embedded", kind = "embedded", image_px = 28, crop_scale = [0.5, 1.0], crop_ratio = [0.75, 1.333], flip = 0.5, resize_ratio = 1.0, mean = [0.286, 0.286, 0.286], std = [0.353, 0.353, 0.353], max_bad_share = 0.01, workers = 1 }
 model = { width = 16, depth = 1, heads = 2, patch_px = 7 }
-method = { name = "ocl", mask_ratio = 0.5, kappa = 0.015625, temperature = 0.07 }
-optim = { base_lr = 1e-3, min_lr = 0.0, warmup_epochs = 0.5, weight_decay = 0.05, beta1 = 0.9, beta2 = 0.95, eps = 1e-8, ema_decay = 0.9 }
+method = { METHOD }
+optim = { base_lr = 1e-3, min_lr = 0.0, warmup_epochs = 0.5, weight_decay = 0.05, beta1 = 0.9, beta2 = 0.95, eps = 1e-8AVERAGE }
 batch = { size = 400, grain = 128 }
 train = { epochs = 3, seed = 7, checkpoint_every_epochs = 0.1, keep_checkpoints = 2 }
+monitor = { every_steps = 7, knn_every_epochs = 1.5 }
 "#;
+
+/// The methods with small networks.
+const METHODS: [(&str, &str); 4] = [
+    ("ocl", "mask_ratio = 0.5, kappa = 0.015625, temperature = 0.07"),
+    (
+        "mae",
+        "mask_ratio = 0.75, norm_pix = true, decoder_width = 8, decoder_depth = 1, decoder_heads = 2",
+    ),
+    (
+        "i-jepa",
+        "targets = 4, target_scale = [0.15, 0.2], target_ratio = [0.75, 1.5], context_scale = [0.85, \
+         1.0], min_keep = 2, predictor_width = 8, predictor_depth = 1, predictor_heads = 2, momentum = \
+         [0.9, 1.0], start_lr = 2e-4, final_weight_decay = 0.4, schedule_stretch = 1.25",
+    ),
+    ("moco-v3", "temperature = 0.2, momentum = 0.9, hidden_width = 32, output_width = 8"),
+];
+
+/// A folder for runs by this method, with their recipe.
+fn folder_for(method: &str) -> tempfile::TempDir {
+    let (name, constants) = METHODS.iter().find(|(name, _)| *name == method).unwrap();
+    // I-JEPA has an average of its own, which is what it leaves.
+    let average = if method == "i-jepa" { "" } else { ", ema_decay = 0.9" };
+    let recipe = RECIPE
+        .replace("METHOD", &format!("name = \"{name}\", {constants}"))
+        .replace("AVERAGE", average);
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("nano.toml"), recipe).unwrap();
+    folder
+}
 
 /// Numbers that look random and can be had again.
 struct Draws(u64);
@@ -41,9 +73,12 @@ fn start(folder: &Path, name: &str, extra: &[&str]) -> Child {
     if run.join("plan.toml").exists() {
         program.arg("--resume").arg(&run);
     } else {
-        let recipe = folder.join("nano.toml");
-        std::fs::write(&recipe, RECIPE).unwrap();
-        program.arg("--recipe").arg(recipe).arg("--out").arg(folder).args(["--name", name]);
+        program
+            .arg("--recipe")
+            .arg(folder.join("nano.toml"))
+            .arg("--out")
+            .arg(folder)
+            .args(["--name", name]);
     }
     program.args(extra).spawn().unwrap()
 }
@@ -58,42 +93,67 @@ fn complete(folder: &Path, name: &str) {
     assert!(status.success(), "{text}");
 }
 
-/// Step and loss of each line of the log.
 /// What the log says of each step, as it is written, but for what depends on time.
-fn losses(run: &Path) -> Vec<String> {
+fn figures(run: &Path) -> Vec<String> {
     let log = std::fs::read_to_string(run.join("log.jsonl")).unwrap();
-    let written = |line: &str| {
-        let field = |key: &str| {
-            let at = line.find(&format!("\"{key}\":")).unwrap();
-            line[at..].split([',', '}']).next().unwrap().to_owned()
-        };
-        ["step", "loss", "lr", "gradient_norm"].map(field).join(" ")
+    let timed =
+        |field: &&str| ["images_per_sec", "data_wait"].iter().any(|key| field.contains(key));
+    let lasting = |line: &str| -> Vec<String> {
+        line.split(',').filter(|field| !timed(field)).map(str::to_owned).collect()
     };
-    log.lines().map(written).collect()
+    log.lines().map(|line| lasting(line).join(",")).collect()
+}
+
+/// The weights that a run has left: the encoder, its average where there is one, and all networks
+/// as the last checkpoint has them.
+fn weights(run: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = ["encoder.safetensors", "encoder-average.safetensors"]
+        .into_iter()
+        .map(|name| run.join(name))
+        .filter(|file| file.exists())
+        .collect();
+    assert!(!files.is_empty(), "{} has no encoder", run.display());
+    files.push(run.join("checkpoints/step-00000060/weights.safetensors"));
+    files
 }
 
 fn assert_equal(folder: &Path, name: &str) {
     let (whole, other) = (folder.join("whole"), folder.join(name));
-    assert!(losses(&other) == losses(&whole), "{name}: losses differ");
-    for file in ["encoder.safetensors", "encoder-average.safetensors"] {
-        let read = |run: &Path| std::fs::read(run.join(file)).unwrap();
-        assert!(read(&other) == read(&whole), "{name}: {file} differs");
+    assert!(figures(&other) == figures(&whole), "{name}: figures differ");
+    let (expected, found) = (weights(&whole), weights(&other));
+    assert_eq!(expected.len(), found.len());
+    for (expected, found) in expected.iter().zip(&found) {
+        let [expected, bytes] = [expected, found].map(|file| std::fs::read(file).unwrap());
+        assert!(bytes == expected, "{} differs", found.display());
     }
 }
 
 #[test]
 fn killed_at_any_moment_and_resumed_it_is_the_unbroken_run() {
-    let kills: usize =
-        std::env::var("OCL_CRASH_KILLS").ok().map_or(KILLS, |text| text.parse().unwrap());
-    let folder = tempfile::tempdir().unwrap();
+    kill_and_resume("ocl", KILLS[0]);
+}
+
+/// Decoders, predictors, averages and statistics of batch norms are as lasting as encoders.
+#[test]
+fn so_it_is_by_every_other_method() {
+    for (method, _) in &METHODS[1..] {
+        kill_and_resume(method, KILLS[1]);
+    }
+}
+
+fn kill_and_resume(method: &str, kills: usize) {
+    let kills = std::env::var("OCL_CRASH_KILLS").map_or(kills, |text| text.parse().unwrap());
+    let folder = folder_for(method);
     let folder = folder.path();
     let began = Instant::now();
     complete(folder, "whole");
     let unbroken = began.elapsed().as_millis() as u64;
-    assert_eq!(losses(&folder.join("whole")).len(), 60);
+    let whole = figures(&folder.join("whole"));
+    assert_eq!(whole.len(), 60);
+    assert!(whole.windows(2).all(|pair| pair[0] != pair[1]) && whole[20].contains("rank"));
 
     let mut draws = Draws(std::process::id().into());
-    println!("seed {}", draws.0);
+    println!("{method}: seed {}", draws.0);
     let (mut killed, mut runs) = (0, 0);
     // The machine may become faster than it was: then a run would be over before it is killed.
     let mut longest = (unbroken / 3).max(2);
@@ -130,12 +190,12 @@ fn killed_at_any_moment_and_resumed_it_is_the_unbroken_run() {
         std::fs::remove_dir_all(folder.join(&name)).unwrap();
         runs += 1;
     }
-    println!("{killed} kills in {runs} runs, none lost anything");
+    println!("{method}: {killed} kills in {runs} runs, none lost anything");
 }
 
 #[test]
 fn signals_end_in_a_checkpoint_and_a_second_one_at_once() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder_for("ocl");
     let folder = folder.path();
     complete(folder, "whole");
     let mut draws = Draws(3);
@@ -163,7 +223,7 @@ fn signals_end_in_a_checkpoint_and_a_second_one_at_once() {
 
 #[test]
 fn a_second_run_in_a_folder_is_refused_while_the_first_lives() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder_for("ocl");
     let folder = folder.path();
     let mut first = start(folder, "shared", &["--epochs", "1000"]);
     let begun = Instant::now();

@@ -49,37 +49,48 @@ impl BlockMasks {
     /// Says why blocks cannot be drawn on a grid of `grid` by `grid` patches, if they cannot.
     ///
     /// # Errors
-    /// The reason, and what to do.
-    pub fn check(&self, grid: usize) -> Result<(), String> {
+    /// The field that is to blame, the reason, and what to do.
+    pub fn check(&self, grid: usize) -> Result<(), (&'static str, String)> {
         let within = |[low, high]: [f64; 2]| low > 0.0 && low <= high && high.is_finite();
-        for (name, range, top) in [
-            ("target_scale", self.target_scale, 1.0),
-            ("target_ratio", self.target_ratio, f64::MAX),
-            ("context_scale", self.context_scale, 1.0),
-        ] {
+        for (name, range, top) in
+            [("target_scale", self.target_scale, 1.0), ("context_scale", self.context_scale, 1.0)]
+        {
             if !(within(range) && range[1] <= top) {
-                return Err(format!("{name} {range:?} must be 0 < low <= high"));
+                return Err((name, format!("{range:?} is not [low, high], 0 < low <= high <= 1")));
             }
         }
-        if self.targets == 0 {
-            return Err("there must be at least one target".into());
+        if !within(self.target_ratio) {
+            let reason = format!("{:?} is not [low, high], 0 < low <= high", self.target_ratio);
+            return Err(("target_ratio", reason));
         }
-        let remedy = "use smaller patches or larger images, or lower min_keep";
+        if self.targets == 0 {
+            return Err(("targets", "0 blocks leave nothing to predict; give at least 1".into()));
+        }
+        let remedy = "use smaller patches or larger images";
         let [h, w] = block_size(0.0, grid, self.context_scale, [1.0; 2]);
+        if h * w == 0 {
+            let reason = format!(
+                "on a grid of {grid} x {grid} patches a context may be {h} x {w}, which is none: \
+                 {remedy}"
+            );
+            return Err(("context_scale", reason));
+        }
         if h * w <= self.min_keep {
-            return Err(format!(
-                "on a grid of {grid} x {grid} patches a context has at most {h} x {w}, no more than \
-                 the {} of min_keep: {remedy}",
+            let reason = format!(
+                "on a grid of {grid} x {grid} patches a context may be as small as {h} x {w}, no \
+                 more than the {} of min_keep: {remedy}, or lower min_keep",
                 self.min_keep
-            ));
+            );
+            return Err(("min_keep", reason));
         }
         for step in 0..=64 {
             let [h, w] = self.target_size(f64::from(step) / 64.0, grid);
             if h * w == 0 {
-                return Err(format!(
+                let reason = format!(
                     "on a grid of {grid} x {grid} patches a target may be {h} x {w}, which is none: \
-                     {remedy}"
-                ));
+                     {remedy}, or raise target_scale"
+                );
+                return Err(("target_scale", reason));
             }
         }
         Ok(())
@@ -258,11 +269,23 @@ mod tests {
 
     #[test]
     fn a_grid_too_small_is_answered() {
-        let reason = IJEPA.check(4).unwrap_err();
+        let (field, reason) = IJEPA.check(4).unwrap_err();
+        assert_eq!(field, "min_keep");
         assert!(reason.contains("4 x 4 patches") && reason.contains("min_keep"), "{reason}");
         assert!(BlockMasks { min_keep: 4, ..IJEPA }.check(4).is_ok());
         assert!(BlockMasks { min_keep: 0, ..IJEPA }.check(1).is_err());
         assert!(IJEPA.check(14).is_ok());
+    }
+
+    #[test]
+    fn the_field_that_is_to_blame_is_named() {
+        let field = |masks: BlockMasks| masks.check(14).unwrap_err().0;
+        assert_eq!(field(BlockMasks { targets: 0, ..IJEPA }), "targets");
+        assert_eq!(field(BlockMasks { target_scale: [0.2, 0.1], ..IJEPA }), "target_scale");
+        assert_eq!(field(BlockMasks { target_scale: [1e-3, 2e-3], ..IJEPA }), "target_scale");
+        assert_eq!(field(BlockMasks { target_ratio: [0.0, 1.0], ..IJEPA }), "target_ratio");
+        assert_eq!(field(BlockMasks { target_ratio: [f64::NAN; 2], ..IJEPA }), "target_ratio");
+        assert_eq!(field(BlockMasks { context_scale: [0.85, 1.5], ..IJEPA }), "context_scale");
     }
 
     #[test]

@@ -163,7 +163,9 @@ impl View {
                         return Err(("kept", reason));
                     }
                     Keep::Blocks(masks) => {
-                        masks.check(view.geometry.grid()).map_err(|reason| ("blocks", reason))?;
+                        masks
+                            .check(view.geometry.grid())
+                            .map_err(|(field, reason)| ("blocks", format!("{field}: {reason}")))?;
                     }
                     _ => {}
                 }

@@ -150,16 +150,11 @@ impl Recipe {
         };
         let known = Known { keys: &KEYS, renamed: &RENAMED };
         let layers = Layers { origin: &origin, text: &text, known, environment, overrides };
-        let (mut recipe, set): (Self, _) = layers.read()?;
-        let own = recipe.method.keys();
-        let other = set.keys().find(|key| {
-            key.strip_prefix("method.")
-                .is_some_and(|key| key != "name" && !own.iter().any(|own| own == key))
-        });
-        if let Some(key) = other {
-            let (origin, name) = (origin.clone(), recipe.method.name().to_owned());
-            return Err(RecipeError::OtherMethods { origin, key: key.to_owned(), name });
-        }
+        let (mut recipe, set): (Self, _) =
+            layers.read_checked(|values| match values.get::<toml::Table>("method") {
+                Ok(method) => check_constants(&origin, &method),
+                Err(_) => Ok(()), // to be answered where the rest is
+            })?;
         if set.contains("train.epochs") && !set.contains("optim.warmup_epochs") {
             recipe.shorten_warmup(set.written("train.epochs").unwrap_or_default());
         }
@@ -177,6 +172,46 @@ impl Recipe {
     }
 }
 
+/// What a method's section has that the method has not, or of another type than the method's.
+/// Serde would pass over the one, and not name the key of the other.
+fn check_constants(origin: &str, section: &toml::Table) -> Result<(), RecipeError> {
+    let Some(name) = section.get("name").and_then(|name| name.as_str()) else {
+        return Ok(()); // to be answered where the rest is
+    };
+    let Some((_, _, text)) = METHODS.iter().find(|(of, ..)| *of == name) else {
+        return Err(unknown_method(name));
+    };
+    let own = text.parse::<toml::Table>().expect("a built-in text is TOML")["method"].clone();
+    let own: toml::Table = own.try_into().expect("a method is a table");
+    for (key, value) in section {
+        let (origin, name) = (origin.to_owned(), name.to_owned());
+        if !own.contains_key(key) {
+            let known: Vec<&str> =
+                own.keys().map(String::as_str).filter(|key| *key != "name").collect();
+            let (key, known) = (format!("method.{key}"), known.join(", "));
+            return Err(RecipeError::OtherMethods { origin, key, name, known });
+        }
+        let mut one = own.clone();
+        one.insert(key.clone(), value.clone());
+        if let Err(error) = one.try_into::<Method>() {
+            // Rust's names of types say nothing to who writes a recipe.
+            let problem = error.message().replace("usize", "a whole number of at least 0");
+            let (key, problem) = (format!("method.{key}"), problem.replace("f64", "a number"));
+            return Err(RecipeError::Constant { origin, key, problem });
+        }
+    }
+    Ok(())
+}
+
+fn unknown_method(name: &str) -> RecipeError {
+    let names = Method::NAMES;
+    RecipeError::UnknownMethod {
+        name: name.to_owned(),
+        known: names.join(", "),
+        hint: nearest(&name.to_lowercase(), &names),
+    }
+}
+
 /// The text of a recipe with another method's section in place of its own, and what goes with it.
 fn under_method(name: &str, text: &str, method: &str) -> Result<String, RecipeError> {
     let Ok(mut recipe) = text.parse::<toml::Table>() else {
@@ -189,12 +224,7 @@ fn under_method(name: &str, text: &str, method: &str) -> Result<String, RecipeEr
     let fits = |recipes: &[&str]| recipes.is_empty() || recipes.contains(&name);
     let over = METHODS.iter().find(|(of, recipes, _)| *of == method && fits(recipes));
     let Some((_, _, over)) = over else {
-        let names = Method::NAMES;
-        return Err(RecipeError::UnknownMethod {
-            name: method.to_owned(),
-            known: names.join(", "),
-            hint: nearest(method, &names),
-        });
+        return Err(unknown_method(method));
     };
     for (section, over) in over.parse::<toml::Table>().expect("a built-in text is TOML") {
         match (recipe.get_mut(&section), over) {
@@ -225,6 +255,8 @@ fn find(name: &str) -> Result<(String, String), RecipeError> {
 
 #[cfg(test)]
 mod tests {
+    use std::error::Error;
+
     use super::*;
     use crate::config::overrides::flatten;
     use crate::config::{Chunk, ModelRecipe, MonitorRecipe};
@@ -267,8 +299,40 @@ mod tests {
         let error = text(&["method.name=mae", "method.kappa=1"]);
         assert!(error.contains("`method.kappa` is no key of method `mae`"), "{error}");
         assert!(text(&["method.norm_pix=true"]).contains("no key of method `ocl`"));
-        let error = text(&["method.name=ijepa"]);
-        assert!(error.contains("did you mean `i-jepa`?"), "{error}");
+        for (name, meant) in [("ijepa", "i-jepa"), ("MAE", "mae"), ("moco", "moco-v3")] {
+            let error = text(&[&format!("method.name={name}")]);
+            assert!(error.ends_with(&format!("did you mean `{meant}`?")), "{error}");
+        }
+        assert!(text(&["method.name=simclr"]).ends_with("there are ocl, mae, i-jepa, moco-v3"));
+        // A method's name is no section.
+        let error = text(&["method.name=mae", "mae.mask_ratio=0.5"]);
+        assert!(error.ends_with("did you mean `method.mask_ratio`?"), "{error}");
+    }
+
+    #[test]
+    fn a_files_own_method_is_read_as_closely() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("own.toml");
+        let text = |method: &str| {
+            let recipe = Recipe::built_in()[0].1;
+            let (start, rest) = recipe.split_once("[method]").unwrap();
+            let (_, end) = rest.split_once("[optim]").unwrap();
+            std::fs::write(&path, format!("{start}[method]\n{method}\n[optim]{end}")).unwrap();
+            let read = Recipe::layered(path.to_str().unwrap(), vec![], &[]);
+            read.map_or_else(|error| format!("{error}: {:?}", error.source()), |_| "read".into())
+        };
+        let own = "name = \"moco-v3\"\ntemperature = 0.2\nmomentum = 0.99\nhidden_width = 8";
+        assert_eq!(text(&format!("{own}\noutput_width = 8")), "read");
+        assert!(
+            text(own).contains("missing configuration field \"method.output_width\""),
+            "{}",
+            text(own)
+        );
+        let error = text(&format!("{own}\noutput_width = 8\nkappa = 1"));
+        assert!(error.contains("`method.kappa` is no key of method `moco-v3`"), "{error}");
+        let error = text(&format!("{own}\noutput_width = \"wide\""));
+        assert!(error.contains("`method.output_width` cannot be read"), "{error}");
+        assert!(text("name = \"jepa\"").contains("did you mean `i-jepa`?"));
     }
 
     #[test]
@@ -369,8 +433,19 @@ mod tests {
 
     #[test]
     fn a_wrong_type_names_its_key() {
-        use std::error::Error;
         let error = set(&["optim.base_lr=fast"]).unwrap_err();
         assert!(error.source().unwrap().to_string().contains("optim.base_lr"), "{error:?}");
+        for (method, pair, says) in [
+            ("i-jepa", "momentum=0.99", "expected an array of length 2"),
+            ("i-jepa", "target_scale=[0.1]", "expected an array of length 2"),
+            ("mae", "decoder_width=-4", "expected a whole number of at least 0"),
+            ("mae", "mask_ratio=75%", "expected a number"),
+            ("mae", "norm_pix=7", "expected a boolean"),
+        ] {
+            let error = set(&[&format!("method.name={method}"), &format!("method.{pair}")]);
+            let error = error.unwrap_err().to_string();
+            let key = pair.split('=').next().unwrap();
+            assert!(error.contains(&format!("`method.{key}`")) && error.contains(says), "{error}");
+        }
     }
 }

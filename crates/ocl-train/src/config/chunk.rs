@@ -198,7 +198,7 @@ mod tests {
             let gib = bytes / f64::from(1 << 30);
             assert!((gib / measured - 1.0).abs() < 0.15, "{gib:.1} GiB, measured {measured}");
             let elsewhere = |backend| peak_bytes(&plan(mask_ratio), 1800, backend) as f64;
-            assert!(elsewhere(Backend::Flex) > 2.0 * bytes);
+            assert!(elsewhere(Backend::Flex) > 1.9 * bytes, "in f32 throughout");
             assert!(elsewhere(Backend::Vulkan) > 1.4 * bytes, "which has no bf16");
         }
     }

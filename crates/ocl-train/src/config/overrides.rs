@@ -36,7 +36,7 @@ pub enum RecipeError {
         hint: String,
     },
     /// A key of another method than the recipe's.
-    #[error("{origin}: `{key}` is no key of method `{name}`")]
+    #[error("{origin}: `{key}` is no key of method `{name}`, which has {known}")]
     OtherMethods {
         /// The recipe.
         origin: String,
@@ -44,6 +44,18 @@ pub enum RecipeError {
         key: String,
         /// The recipe's method.
         name: String,
+        /// The method's own keys.
+        known: String,
+    },
+    /// A constant of the method is of another type.
+    #[error("{origin}: `{key}` cannot be read: {problem}")]
+    Constant {
+        /// The recipe.
+        origin: String,
+        /// The key.
+        key: String,
+        /// What stands there, and what is expected.
+        problem: String,
     },
     /// No method has this name.
     #[error("no method is called `{name}`; there are {known}{hint}")]
@@ -135,6 +147,14 @@ impl Layers<'_> {
     /// # Errors
     /// [`RecipeError`], naming the origin of what is wrong, and the nearest known key.
     pub fn read<T: DeserializeOwned>(self) -> Result<(T, SetKeys), RecipeError> {
+        self.read_checked(|_| Ok(()))
+    }
+
+    /// The same; `check_values` sees the values before they are given their types.
+    pub(super) fn read_checked<T: DeserializeOwned>(
+        self,
+        check_values: impl FnOnce(&config::Config) -> Result<(), RecipeError>,
+    ) -> Result<(T, SetKeys), RecipeError> {
         let Self { origin, text, known, environment, overrides } = self;
         let content = |source: config::ConfigError| RecipeError::Content {
             name: origin.to_owned(),
@@ -172,8 +192,9 @@ impl Layers<'_> {
             set.insert(key.to_owned());
             builder = builder.set_override(key, parse(value)).map_err(content)?;
         }
-        let built = builder.build().and_then(config::Config::try_deserialize);
-        Ok((built.map_err(content)?, SetKeys { keys: set, written }))
+        let built = builder.build().map_err(content)?;
+        check_values(&built)?;
+        Ok((built.try_deserialize().map_err(content)?, SetKeys { keys: set, written }))
     }
 }
 

@@ -131,7 +131,9 @@ fn check(recipe: &Recipe, model: &VitConfig, images: usize) -> Result<(), PlanEr
         low > 0.0 && low <= high && high <= top
     };
     let positive = |value: f64| value > 0.0 && value.is_finite();
-    let checks: [(&str, bool, String); 18] = [
+    let least = method.least_images();
+    let at_least_0 = |value: f64| value >= 0.0 && value.is_finite();
+    let checks: [(&str, bool, String); 20] = [
         ("data.crop_scale", range(data.crop_scale, 1.0), "needs 0 < low <= high <= 1".into()),
         ("data.crop_ratio", range(data.crop_ratio, f64::MAX), "needs 0 < low <= high".into()),
         ("data.flip", (0.0..=1.0).contains(&data.flip), "is a probability, 0..1".into()),
@@ -142,7 +144,15 @@ fn check(recipe: &Recipe, model: &VitConfig, images: usize) -> Result<(), PlanEr
             (0.0..=1.0).contains(&data.max_bad_share),
             "is a share, 0..1".into(),
         ),
-        ("batch.size", batch.size >= 2, "contrasting needs at least 2 images".into()),
+        (
+            "batch.size",
+            batch.size >= least,
+            format!(
+                "{} is too small: {} needs batches of at least {least}",
+                batch.size,
+                method.name()
+            ),
+        ),
         (
             "batch.size",
             batch.size <= images,
@@ -168,6 +178,8 @@ fn check(recipe: &Recipe, model: &VitConfig, images: usize) -> Result<(), PlanEr
             "is above 0".into(),
         ),
         ("optim.base_lr", positive(optim.base_lr), "is above 0".into()),
+        ("optim.min_lr", at_least_0(optim.min_lr), "is at least 0".into()),
+        ("optim.weight_decay", at_least_0(optim.weight_decay), "is at least 0".into()),
         (
             "optim.warmup_epochs",
             optim.warmup_epochs >= 0.0 && optim.warmup_epochs < train.epochs as f64,
@@ -239,16 +251,84 @@ mod tests {
         for (pair, key) in [
             ("batch.size=1", "batch.size"),
             ("train.batch=8001", "batch.size"),
-            ("method.mask_ratio=1.0", "method.mask_ratio"),
-            ("method.temperature=0", "method.temperature"),
             ("data.crop_scale=[0.5, 0.2]", "data.crop_scale"),
             ("model.patch_px=5", "model"),
             ("model.size=enormous", "model.size"),
             ("data.image_px=8176", "data.image_px"),
             ("optim.warmup_epochs=1e6", "optim.warmup_epochs"),
+            ("optim.weight_decay=nan", "optim.weight_decay"),
+            ("optim.min_lr=-1e-3", "optim.min_lr"),
         ] {
             let text = resolve(&[pair]).unwrap_err().to_string();
             assert!(text.starts_with(key), "{pair}: {text}");
+        }
+    }
+
+    /// The key is named, and what is wrong with its value.
+    #[test]
+    fn impossible_constants_of_each_method_are_named() {
+        for (method, pair, says) in [
+            ("ocl", "mask_ratio=1.0", "1 is not a share"),
+            ("ocl", "mask_ratio=0.95", "0.95 of 16 patches leaves fewer than the 2"),
+            ("ocl", "mask_ratio=-0.1", "-0.1 is not a share"),
+            ("ocl", "mask_ratio=nan", "NaN is not a share"),
+            ("ocl", "temperature=0", "0 is not above 0"),
+            ("ocl", "temperature=inf", "inf is not above 0"),
+            ("ocl", "kappa=-1", "-1 is not a number of at least 0"),
+            ("mae", "mask_ratio=1.0", "1 is not a share"),
+            ("mae", "mask_ratio=0.99", "0.99 leaves 0 of 16 patches to be seen"),
+            ("mae", "mask_ratio=0", "0 leaves 16 of 16 patches to be seen"),
+            ("mae", "mask_ratio=-0.1", "-0.1 is not a share"),
+            ("mae", "mask_ratio=nan", "NaN is not a share"),
+            ("mae", "decoder_heads=7", "7 heads do not divide decoder_width, 96"),
+            ("mae", "decoder_heads=0", "0 heads do not divide"),
+            ("mae", "decoder_width=90", "90 is not a multiple of 4"),
+            ("mae", "decoder_depth=0", "is at least 1"),
+            ("i-jepa", "min_keep=9", "4 x 4 patches a context may be as small as 3 x 3"),
+            ("i-jepa", "targets=0", "at least 1"),
+            ("i-jepa", "target_scale=[0.01, 0.02]", "which is none"),
+            ("i-jepa", "target_scale=[0.2, 0.1]", "low <= high"),
+            ("i-jepa", "target_ratio=[0.0, 1.0]", "low <= high"),
+            ("i-jepa", "context_scale=[0.85, 1.5]", "low <= high <= 1"),
+            ("i-jepa", "momentum=[0.99, 1.1]", "[0.99, 1.1] is not two shares"),
+            ("i-jepa", "momentum=[nan, 1.0]", "is not two shares"),
+            ("i-jepa", "predictor_heads=5", "5 heads do not divide predictor_width, 96"),
+            ("i-jepa", "predictor_width=90", "90 is not a multiple of 4"),
+            ("i-jepa", "predictor_depth=0", "is at least 1"),
+            ("i-jepa", "start_lr=nan", "NaN is not a number of at least 0"),
+            ("i-jepa", "final_weight_decay=-1", "-1 is not a number of at least 0"),
+            ("i-jepa", "schedule_stretch=0.5", "0.5 is below 1"),
+            ("moco-v3", "temperature=0", "0 is not above 0"),
+            ("moco-v3", "momentum=1.5", "1.5 is not a share"),
+            ("moco-v3", "momentum=nan", "NaN is not a share"),
+            ("moco-v3", "hidden_width=0", "is at least 1"),
+            ("moco-v3", "output_width=0", "is at least 1"),
+        ] {
+            let name = format!("method.name={method}");
+            let text = resolve(&[&name, &format!("method.{pair}")]).unwrap_err().to_string();
+            let key = pair.split('=').next().unwrap();
+            assert!(text.starts_with(&format!("method.{key}: ")), "{method}, {pair}: {text}");
+            assert!(text.contains(says), "{method}, {pair}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_grid_and_a_batch_must_suit_the_method() {
+        let text = |pairs: &[&str]| resolve(pairs).unwrap_err().to_string();
+        for pair in ["model.patch_px=14", "data.image_px=14"] {
+            let error = text(&["method.name=i-jepa", pair]);
+            assert!(
+                error.contains("grid of 2 x 2") && error.contains("smaller patches"),
+                "{error}"
+            );
+        }
+        let error = text(&["method.name=i-jepa", "model.patch_px=28"]);
+        assert!(error.starts_with("method.context_scale: on a grid of 1 x 1"), "{error}");
+        for (method, least) in [("ocl", 2), ("mae", 1), ("i-jepa", 1), ("moco-v3", 2)] {
+            let name = format!("method.name={method}");
+            let error = text(&[&name, &format!("batch.size={}", least - 1)]);
+            assert!(error.contains(&format!("batches of at least {least}")), "{error}");
+            assert!(resolve(&[&name, &format!("batch.size={least}")]).is_ok(), "{method}");
         }
     }
 }

@@ -136,7 +136,7 @@ impl Progress {
     }
 }
 
-/// How the views agree, in a few words.
+/// What tells a collapse, in a few words: those of the figures that the method has.
 fn watch(record: &StepRecord, seen: &mut Seen) -> String {
     let figure = |name: &str| record.figures.get(name);
     seen.rank = figure("rank").or(seen.rank);
@@ -144,6 +144,8 @@ fn watch(record: &StepRecord, seen: &mut Seen) -> String {
     let parts = [
         figure("positive").map(|v| format!("  pos {v:.2}")),
         figure("negative").map(|v| format!("  neg {v:.2}")),
+        figure("explained").map(|v| format!("  explained {:.0} %", 100.0 * v)),
+        figure("feature_spread").map(|v| format!("  spread {v:.2}")),
         figure("gradient_norm").map(|v| format!("  grad {v:.2}")),
         seen.rank.map(|v| format!("  rank {v:.0}")),
         seen.knn_top1.map(|v| format!("  k-NN {:.1} %", 100.0 * v)),

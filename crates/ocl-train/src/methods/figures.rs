@@ -9,6 +9,9 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+/// What stands for the size of features that are all zero.
+const LEAST: f64 = 1e-12;
+
 /// Figures whose values are still on the device: they are read together, so that reading waits
 /// once.
 #[derive(Clone, Debug, Default)]
@@ -58,6 +61,17 @@ impl PendingFigures {
         let tags = tags.into_iter().map(Cow::Borrowed);
         Figures { by_tag: tags.zip(values.into_iter().map(f64::from)).collect() }
     }
+}
+
+/// How far apart the features of a batch's images are: `sum_n |f_n - mean|^2 / sum_n |f_n|^2`. 0
+/// when all images have the same: such an encoder is worthless, whatever its loss; 1 when their
+/// mean is zero.
+///
+/// # Shapes
+/// `[N, V, D]`, the V features of an image being apart from one another; result `[1]`.
+pub(super) fn feature_spread(features: Tensor<3>) -> Tensor<1> {
+    let apart = features.clone() - features.clone().mean_dim(0); // [N, V, D]
+    apart.square().sum() / features.square().sum().clamp_min(LEAST)
 }
 
 /// Figures by tag, in the order in which they were added.
@@ -120,6 +134,18 @@ impl<'de> Deserialize<'de> for Figures {
 mod tests {
     use super::*;
     use burn::tensor::Device;
+
+    #[test]
+    fn spread_is_the_share_that_differs() {
+        let spread = |values: [[f32; 2]; 4]| -> f32 {
+            let features = Tensor::<2>::from_data(values, &Device::default());
+            feature_spread(features.reshape([4, 1, 2])).into_scalar()
+        };
+        assert_eq!((spread([[3.0, 4.0]; 4]), spread([[0.0; 2]; 4])), (0.0, 0.0));
+        assert_eq!(spread([[1.0, 0.0], [0.0, 7.0], [-1.0, 0.0], [0.0, -7.0]]), 1.0);
+        // Two and two at a right angle.
+        assert_eq!(spread([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [0.0, 2.0]]), 0.5);
+    }
 
     #[test]
     fn figures_keep_their_order_and_come_back_by_name() {

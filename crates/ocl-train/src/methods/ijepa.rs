@@ -16,6 +16,7 @@ use ocl_model::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::figures::feature_spread;
 use super::{Embedded, Objective, Pass, PendingFigures};
 use crate::device::batch_tensors;
 use crate::optim::{Clock, NamedGradients, Rates, WarmupCosine, WeightAverage, half_cosine};
@@ -126,6 +127,7 @@ impl IJepa {
             sequences: 1,
             tokens,
             graph,
+            class_only: false,
         };
         vec![
             encoder(context, true),
@@ -136,8 +138,22 @@ impl IJepa {
                 sequences: self.masks.targets,
                 tokens: context + target,
                 graph: true,
+                class_only: false,
             },
         ]
+    }
+
+    /// What passes through the blocks, through the patch projections of both encoders, and into and
+    /// out of the predictor.
+    pub(super) fn macs_per_image(&self, model: &VitConfig) -> u64 {
+        let patches = model.patches();
+        let (context, target) = self.usual(patches);
+        let (d, w) = (model.width, self.predictor_width);
+        // A step's patches have no gradient.
+        let projections = (2 * context + patches) * model.patch_len() * d;
+        let predictor = 3 * (context + self.masks.targets * target) * d * w;
+        let blocks: u64 = self.passes(model).iter().map(Pass::macs).sum();
+        blocks + (projections + predictor) as u64
     }
 
     pub(super) fn parameters(&self, model: &VitConfig) -> usize {
@@ -162,28 +178,35 @@ impl IJepa {
     }
 
     pub(super) fn problem(&self, patches: usize) -> Option<(&'static str, String)> {
-        if let Err(reason) = self.masks.check(patches.isqrt()) {
-            return Some(("min_keep", reason));
+        if let Err(problem) = self.masks.check(patches.isqrt()) {
+            return Some(problem);
         }
         let (width, heads) = (self.predictor_width, self.predictor_heads);
         if width == 0 || !width.is_multiple_of(4) {
             return Some(("predictor_width", format!("{width} is not a multiple of 4")));
         }
         if heads == 0 || !width.is_multiple_of(heads) {
-            let reason = format!("{heads} heads do not divide a width of {width}");
+            let reason = format!("{heads} heads do not divide predictor_width, {width}");
             return Some(("predictor_heads", reason));
         }
         if self.predictor_depth == 0 {
             return Some(("predictor_depth", "is at least 1".into()));
         }
         if !self.momentum.iter().all(|share| (0.0..=1.0).contains(share)) {
-            return Some((
-                "momentum",
-                "two shares, 0 to 1: at the beginning and at the end".into(),
-            ));
+            let reason = format!(
+                "{:?} is not two shares, 0 to 1: at the beginning and at the end",
+                self.momentum
+            );
+            return Some(("momentum", reason));
+        }
+        let rates = [("start_lr", self.start_lr), ("final_weight_decay", self.final_weight_decay)];
+        if let Some((key, value)) =
+            rates.into_iter().find(|(_, value)| !(*value >= 0.0 && value.is_finite()))
+        {
+            return Some((key, format!("{value} is not a number of at least 0")));
         }
         if !(self.schedule_stretch >= 1.0 && self.schedule_stretch.is_finite()) {
-            return Some(("schedule_stretch", "is at least 1".into()));
+            return Some(("schedule_stretch", format!("{} is below 1", self.schedule_stretch)));
         }
         None
     }
@@ -330,6 +353,7 @@ impl IJepaLearner {
         let apart = features.clone() - features.clone().mean_dim(0);
         let spread = apart.square().mean_dim(0).sqrt().mean(); // [1]
         figures.add(&["targets/spread"], spread);
+        figures.add(&["features/feature_spread"], feature_spread(features.clone()));
         Objective {
             loss: rows.mean(),
             gradient,

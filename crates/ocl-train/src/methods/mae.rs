@@ -16,7 +16,8 @@ use ocl_model::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Embedded, Objective, Pass, PendingFigures};
+use super::figures::feature_spread;
+use super::{Embedded, Objective, Pass, PendingFigures, share_masked};
 use crate::device::batch_tensors;
 use crate::optim::NamedGradients;
 
@@ -106,7 +107,14 @@ impl Mae {
 
     pub(super) fn passes(&self, model: &VitConfig) -> Vec<Pass> {
         let patches = model.patches();
-        let pass = |shape, depth, tokens| Pass { shape, depth, sequences: 1, tokens, graph: true };
+        let pass = |shape, depth, tokens| Pass {
+            shape,
+            depth,
+            sequences: 1,
+            tokens,
+            graph: true,
+            class_only: false,
+        };
         vec![
             pass(model.block(), model.depth, 1 + self.kept(patches)),
             pass(self.block(model.mlp_ratio), self.decoder_depth, 1 + patches),
@@ -156,13 +164,14 @@ impl Mae {
     }
 
     pub(super) fn problem(&self, patches: usize) -> Option<(&'static str, String)> {
-        if !(0.0..1.0).contains(&self.mask_ratio) {
-            return Some(("mask_ratio", format!("{} is not in 0..1", self.mask_ratio)));
+        if let Some(reason) = share_masked(self.mask_ratio) {
+            return Some(("mask_ratio", reason));
         }
         let kept = self.kept(patches);
         if kept == 0 || kept == patches {
             let reason = format!(
-                "{} keeps {kept} of {patches} patches; at least one must be seen and one hidden",
+                "{} leaves {kept} of {patches} patches to be seen; at least one must be seen and one \
+                 hidden",
                 self.mask_ratio
             );
             return Some(("mask_ratio", reason));
@@ -177,7 +186,7 @@ impl Mae {
         if heads == 0 || !width.is_multiple_of(heads) {
             return Some((
                 "decoder_heads",
-                format!("{heads} heads do not divide a width of {width}"),
+                format!("{heads} heads do not divide decoder_width, {width}"),
             ));
         }
         None
@@ -239,7 +248,8 @@ impl MaeLearner {
         self.embed(batch).rows.mean()
     }
 
-    /// Each image's loss: the mean square of what the decoder missed of its hidden patches.
+    /// Each image's loss: the mean square of what the decoder missed of its hidden patches. Beside
+    /// it the class token, and the loss of a decoder that tells the mean alone.
     pub(super) fn embed(&self, batch: Batch) -> Embedded {
         let Batch { images: n, kept: all, patch_len, patches, positions, .. } = batch;
         let device = self.encoder.device();
@@ -251,9 +261,11 @@ impl MaeLearner {
         let tokens = self.encoder.tokens(seen, positions.clone().narrow(1, 0, kept));
         let latent = self.encoder.encode(tokens); // [N, 1+K, D]
         let class = latent.clone().narrow(1, 0, 1).inner(); // [N, 1, D]
-        let missed = self.decoder.forward(latent, positions) - self.target(hidden);
+        let target = self.target(hidden);
+        let of_mean = target.clone().inner().square().mean_dim(2).mean_dim(1); // [N, 1, 1]
+        let missed = self.decoder.forward(latent, positions) - target;
         let rows = missed.square().mean_dim(2).mean_dim(1); // [N, 1, 1]
-        Embedded { rows, beside: Some(class) }
+        Embedded { rows, beside: Some(Tensor::cat(vec![class, of_mean], 2)) } // [N, 1, D+1]
     }
 
     /// What the decoder has to tell of patches `[N, H, P*P*3]`.
@@ -271,14 +283,21 @@ impl MaeLearner {
 
     pub(super) fn objective(&self, embedded: Embedded) -> Objective {
         let Embedded { rows, beside } = embedded;
+        let beside = beside.expect("the class tokens are watched"); // [N, 1, D+1]
+        let width = beside.dims()[2] - 1;
+        let (class, of_mean) = (beside.clone().narrow(2, 0, width), beside.narrow(2, width, 1));
+        let loss = rows.clone().mean();
+        let mean_loss = of_mean.mean();
+        // Targets are pixels less a mean: each patch's own, or the data's. 0 for a decoder that tells
+        // nothing else, 1 for one that tells all.
+        let share = loss.clone() / mean_loss.clone().clamp_min(PIXEL_EPSILON);
+        let explained = share.neg().add_scalar(1.0);
+        let mut figures = PendingFigures::default();
+        figures.add(&["pixels/mean_loss"], mean_loss);
+        figures.add(&["pixels/explained"], explained);
+        figures.add(&["features/feature_spread"], feature_spread(class.clone()));
         let gradient = Tensor::ones_like(&rows).div_scalar(rows.dims()[0] as f64);
-        Objective {
-            loss: rows.mean(),
-            gradient,
-            of_heads: NamedGradients::default(),
-            figures: PendingFigures::default(),
-            watched: beside.expect("the class tokens are watched"),
-        }
+        Objective { loss, gradient, of_heads: NamedGradients::default(), figures, watched: class }
     }
 
     /// The decoder's parameters by name.

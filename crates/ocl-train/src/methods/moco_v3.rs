@@ -18,6 +18,7 @@ use ocl_model::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::figures::feature_spread;
 use super::{Embedded, Objective, Pass, PendingFigures};
 use crate::device::batch_tensors;
 use crate::optim::{Clock, NamedGradients, Rates, WarmupCosine, WeightAverage, half_cosine};
@@ -109,20 +110,42 @@ impl MocoV3 {
                 sequences: 2,
                 tokens: 1 + model.patches(),
                 graph,
+                class_only: true,
             })
             .to_vec()
     }
 
-    pub(super) fn parameters(&self, model: &VitConfig) -> usize {
+    /// Two crops, each through the encoder and back, through its average, and through the heads.
+    pub(super) fn macs_per_image(&self, model: &VitConfig) -> u64 {
+        let projection = (model.patches() * model.patch_len() * model.width) as u64;
+        // The patch projection is frozen: nothing flows back through it.
+        let encoders = 4 * model.cls_macs(1 + model.patches()) - 2 * projection;
+        let (head, predictor) = (self.head_weights(model), self.predictor_weights());
+        2 * (encoders + (4 * head + 3 * predictor) as u64)
+    }
+
+    /// Features with their gradients, what the heads keep for their backward pass (five values of
+    /// each that a layer gives), and similarities with what leads to the loss.
+    pub(super) fn objective_values(&self, model: &VitConfig, batch: usize) -> usize {
+        let layers = 3 * self.hidden_width + 2 * self.output_width;
+        16 * batch * model.width + 2 * 5 * batch * layers + 8 * batch * batch
+    }
+
+    /// Weights of the projector's layers.
+    pub(super) fn head_weights(&self, model: &VitConfig) -> usize {
         let (hidden, out) = (self.hidden_width, self.output_width);
-        let head = |widths: &[usize]| -> usize {
-            let layers = widths.windows(2).map(|pair| pair[0] * pair[1]).sum::<usize>();
-            layers + 2 * widths[1..widths.len() - 1].iter().sum::<usize>()
-        };
+        (model.width + hidden + out) * hidden
+    }
+
+    fn predictor_weights(&self) -> usize {
+        2 * self.hidden_width * self.output_width
+    }
+
+    pub(super) fn parameters(&self, model: &VitConfig) -> usize {
         let frozen = model.patch_len() * model.width + model.width;
-        model.parameters() - frozen
-            + head(&[model.width, hidden, hidden, out])
-            + head(&[out, hidden, out])
+        // Two norms of the projector and one of the predictor have a scale and a shift.
+        let norms = 3 * 2 * self.hidden_width;
+        model.parameters() - frozen + self.head_weights(model) + self.predictor_weights() + norms
     }
 
     pub(super) fn describe(&self) -> String {
@@ -140,10 +163,11 @@ impl MocoV3 {
         if !(0.0..=1.0).contains(&self.momentum) {
             return Some(("momentum", format!("{} is not a share, 0 to 1", self.momentum)));
         }
-        if self.hidden_width == 0 || self.output_width == 0 {
-            return Some(("hidden_width, output_width", "are at least 1".into()));
-        }
-        None
+        let widths = [("hidden_width", self.hidden_width), ("output_width", self.output_width)];
+        widths
+            .into_iter()
+            .find(|(_, width)| *width == 0)
+            .map(|(key, _)| (key, "is at least 1".into()))
     }
 
     /// Momentum rises to 1 along half a cosine at the fractional epoch.
@@ -206,13 +230,16 @@ impl MocoV3Learner {
             visit_named(&self.predictor, "predictor.", take);
         });
         let mut figures = PendingFigures::default();
-        // Of unit vectors that are spread evenly each channel deviates by 1 / sqrt(channels).
+        // Of unit vectors that are spread evenly each channel deviates by 1 / sqrt(channels). Batch
+        // norm keeps keys apart even where the features that they are made of hardly are, so that
+        // the spread of features is told beside it.
         let spread = |keys: Tensor<2>| {
             let keys = unit(keys);
             let apart = keys.clone() - keys.mean_dim(0);
             apart.square().mean_dim(0).sqrt().mean()
         };
         figures.add(&["targets/spread"], (spread(k1) + spread(k2)).mul_scalar(0.5));
+        figures.add(&["features/feature_spread"], feature_spread(rows.clone()));
         Objective { loss: loss.inner(), gradient, of_heads, figures, watched: rows }
     }
 
@@ -308,8 +335,28 @@ fn crop_of(features: &Tensor<3>, crop: usize) -> Tensor<2> {
     features.clone().narrow(1, crop, 1).reshape([n, d])
 }
 
-/// Rows scaled to length 1.
+/// Rows scaled to length 1. A row of zeros stays one, and its gradient a number: batch norm makes
+/// such rows of images that are all the same.
 fn unit(x: Tensor<2>) -> Tensor<2> {
-    let length = x.clone().square().sum_dim(1).sqrt().clamp_min(SHORTEST); // [N, 1]
+    // Bounded below the root, whose slope at 0 is infinite.
+    let square = x.clone().square().sum_dim(1).clamp_min(SHORTEST * SHORTEST);
+    let length = square.sqrt(); // [N, 1]
     x / length
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_of_zeros_has_a_gradient() {
+        let device = burn::tensor::Device::default().autodiff();
+        let x = Tensor::<2>::from_data([[0.0, 0.0], [3.0, 4.0]], &device).require_grad();
+        let y = unit(x.clone());
+        let gradients = y.clone().square().sum().backward();
+        let slope = x.grad(&gradients).expect("x is a leaf").into_data();
+        assert!(slope.iter::<f32>().all(|value| value.abs() < 1e-6), "{slope}");
+        let y: Vec<f32> = y.into_data().iter().collect();
+        assert_eq!(y, [0.0, 0.0, 0.6, 0.8]);
+    }
 }

@@ -56,6 +56,8 @@ pub struct Pass {
     pub tokens: usize,
     /// Whether gradients flow back through it, so that values are kept for them.
     pub graph: bool,
+    /// Whether the last block makes the class token alone.
+    pub class_only: bool,
 }
 
 impl Pass {
@@ -78,12 +80,6 @@ impl Method {
             Self::IJepa(_) => Self::NAMES[2],
             Self::MocoV3(_) => Self::NAMES[3],
         }
-    }
-
-    /// The keys of its constants, as recipes write them.
-    pub(crate) fn keys(&self) -> Vec<String> {
-        let table = toml::Table::try_from(self).expect("a method is plain data");
-        table.into_iter().map(|(key, _)| key).collect()
     }
 
     /// The networks that the method trains, parameters drawn from `seed`.
@@ -204,7 +200,27 @@ impl Method {
         match self {
             Self::Ocl(ocl) => ocl.macs_per_image(model),
             Self::Mae(mae) => mae.macs_per_image(model),
-            Self::IJepa(_) | Self::MocoV3(_) => self.passes(model).iter().map(Pass::macs).sum(),
+            Self::IJepa(ijepa) => ijepa.macs_per_image(model),
+            Self::MocoV3(moco) => moco.macs_per_image(model),
+        }
+    }
+
+    /// Values that the objective has in memory at once, for a batch of so many images.
+    pub(crate) fn objective_values(&self, model: &VitConfig, batch: usize) -> usize {
+        match self {
+            Self::Ocl(_) => Ocl::objective_values(model, batch),
+            // A loss for each image, and what the run is watched by.
+            Self::Mae(_) | Self::IJepa(_) => 8 * batch * model.width,
+            Self::MocoV3(moco) => moco.objective_values(model, batch),
+        }
+    }
+
+    /// Parameters that follow others as an average, and have neither gradients nor moments.
+    pub(crate) fn averaged_parameters(&self, model: &VitConfig) -> usize {
+        match self {
+            Self::Ocl(_) | Self::Mae(_) => 0,
+            Self::IJepa(_) => model.parameters(),
+            Self::MocoV3(moco) => model.parameters() + moco.head_weights(model),
         }
     }
 
@@ -265,6 +281,15 @@ impl Method {
         }
     }
 
+    /// The fewest images that a batch may have: what is contrasted needs another to differ from,
+    /// and so does batch norm.
+    pub(crate) fn least_images(&self) -> usize {
+        match self {
+            Self::Ocl(_) | Self::MocoV3(_) => 2,
+            Self::Mae(_) | Self::IJepa(_) => 1,
+        }
+    }
+
     /// What is wrong with the constants, as `(key, problem)`.
     pub(crate) fn problem(&self, patches: usize) -> Option<(&'static str, String)> {
         match self {
@@ -274,4 +299,15 @@ impl Method {
             Self::MocoV3(moco) => moco.problem(),
         }
     }
+}
+
+/// What is wrong with a mask ratio, whatever the number of patches.
+fn share_masked(mask_ratio: f64) -> Option<String> {
+    let fine = (0.0..1.0).contains(&mask_ratio);
+    (!fine).then(|| {
+        format!(
+            "{mask_ratio} is not a share of at least 0 and below 1: that of the patches that are not \
+             seen"
+        )
+    })
 }

@@ -6,7 +6,7 @@ use ocl_loss::{TspSimilarity, agreement, contrastive_gradient, contrastive_loss}
 use ocl_model::{Vit, VitConfig};
 use serde::{Deserialize, Serialize};
 
-use super::{Objective, Pass, PendingFigures};
+use super::{Objective, Pass, PendingFigures, share_masked};
 use crate::device::batch_tensors;
 use crate::optim::NamedGradients;
 
@@ -58,7 +58,13 @@ impl Ocl {
             sequences: 2,
             tokens: 1 + self.kept(model.patches()) / 2,
             graph: true,
+            class_only: true,
         }]
+    }
+
+    /// Embeddings with their gradients, and a tile of similarities.
+    pub(super) fn objective_values(model: &VitConfig, batch: usize) -> usize {
+        16 * batch * model.width + 6 * (batch * batch).min(ocl_loss::TILE)
     }
 
     pub(super) fn macs_per_image(&self, model: &VitConfig) -> u64 {
@@ -80,12 +86,13 @@ impl Ocl {
     }
 
     pub(super) fn problem(&self, patches: usize) -> Option<(&'static str, String)> {
-        if !(0.0..1.0).contains(&self.mask_ratio) {
-            return Some(("mask_ratio", format!("{} is not in 0..1", self.mask_ratio)));
+        if let Some(reason) = share_masked(self.mask_ratio) {
+            return Some(("mask_ratio", reason));
         }
         if self.kept(patches) < 2 {
             let reason = format!(
-                "{} of {patches} patches leaves fewer than the 2 that two views need",
+                "{} of {patches} patches leaves fewer than the 2 that two views need; lower it, or \
+                 use smaller patches or larger images",
                 self.mask_ratio
             );
             return Some(("mask_ratio", reason));

@@ -43,6 +43,27 @@ pub enum TrainError {
         /// Where the step was captured.
         capture: PathBuf,
     },
+    /// So many images of a batch could not be read that nothing can be learnt from the rest.
+    #[error(
+        "step {step}: {read} of the batch's {batch} images could be read, and {method} needs at \
+         least {least}; {} names the others: repair or remove them, or begin again with a larger \
+         batch.size",
+        quarantine.display()
+    )]
+    FewImages {
+        /// The step, counted from 1.
+        step: u64,
+        /// Images that were read.
+        read: usize,
+        /// Images that a batch is to have.
+        batch: usize,
+        /// The method's name.
+        method: &'static str,
+        /// The fewest that it learns from.
+        least: usize,
+        /// The list of images that could not be read.
+        quarantine: PathBuf,
+    },
     /// The run folder holds a run already.
     #[error(
         "{path} already holds a run; continue it with `--resume {path}`, or give another name",

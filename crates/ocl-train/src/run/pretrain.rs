@@ -83,6 +83,7 @@ pub fn pretrain(
     while step < plan.steps.min(until.step) && !until.stop.load(Ordering::Relaxed) {
         let Some(batch) = loader.next() else { break };
         let batch: Batch = batch?;
+        enough(plan, run, step + 1, batch.images)?;
         let rates = plan.rates(step);
         let samples = batch.samples.clone();
         let output;
@@ -115,6 +116,17 @@ pub fn pretrain(
         save_encoder(plan, run, &trainer)?;
     }
     Ok(Outcome { step, finished, last_loss: ledger.last_loss(), skipped: loader.skipped() })
+}
+
+/// Images that cannot be read are missing from their batch; a method may need more than are left.
+fn enough(plan: &Plan, run: &Path, step: u64, read: usize) -> Result<(), TrainError> {
+    let least = plan.method.least_images();
+    if read >= least {
+        return Ok(());
+    }
+    let (batch, method) = (plan.batch, plan.method.name());
+    let quarantine = run.join("quarantine.jsonl");
+    Err(TrainError::FewImages { step, read, batch, method, least, quarantine })
 }
 
 /// k-NN accuracy when step `step` asks for it. A probe that cannot read its images ends, and not

@@ -90,7 +90,7 @@ pub(crate) struct PretrainArgs {
     #[arg(long)]
     pub(crate) name: Option<String>,
     /// Continue the run in this folder
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "method", "init", "overrides", "epochs", "batch", "seed", "name", "data_kind", "precision"])]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "init", "overrides", "epochs", "batch", "seed", "name", "data_kind", "precision"])]
     pub(crate) resume: Option<PathBuf>,
     /// Print the plan with its cost, and stop
     #[arg(long)]
@@ -164,7 +164,7 @@ pub(crate) fn run(args: &PretrainArgs) -> Result<ExitCode> {
     };
     let estimate = Estimate::count(&plan, args.backend);
     if args.dry_run {
-        let estimate = estimate.with_time(&plan, &device)?;
+        let estimate = estimate.with_time(&plan, args.backend, &device)?;
         print(&format!(
             "{}\n{}",
             plan.to_toml(),
@@ -305,6 +305,15 @@ pub(crate) fn recipe_for(data: Option<&str>, kind: Option<SourceKind>) -> &'stat
 
 fn resumed(run: &Path, args: &PretrainArgs) -> Result<(Plan, Arc<Source>, Start)> {
     let mut plan = Plan::load(run)?;
+    let own = plan.method.name();
+    if let Some(other) = args.method.as_deref().filter(|asked| *asked != own) {
+        let begin = command_line(&format!("pretrain --method {other} --init {}", word(run)));
+        bail!(
+            "{} is a run of {own} and goes on as one, not as one of {other}; leave out --method, or, \
+             to train its encoder by another method when it has ended: {begin}",
+            run.display()
+        );
+    }
     if let Some(path) = &args.data {
         plan.data.path.clone_from(path);
     }
