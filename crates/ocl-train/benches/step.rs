@@ -1,7 +1,8 @@
 //! Images per second of one training step: forward, backward, AdamW, on synthetic patches.
 //!
 //! `cargo xtask bench-step --model small --batch 64 --mask-ratio 0.9 [--json]`; the same shapes as
-//! the usual PyTorch step on 224 px images. Without arguments a small encoder, so that it ends in
+//! the usual PyTorch step on 224 px images; `--method mae` and the others with their authors'
+//! constants for ImageNet. Without arguments a small encoder, so that it ends in
 //! seconds. Lists, as in `--model base,large --batch 512,1800`, are timed in every combination by
 //! one process, whose kernels are compiled once.
 
@@ -11,18 +12,21 @@ use std::time::Instant;
 
 use burn::tensor::Tensor;
 use clap::Parser;
-use ocl_data::Batch;
+use ocl_data::{Batch, Geometry, Normalisation, TrainCrop, TrainView, View};
 use ocl_loss::agreement;
 use ocl_model::{Precision, VitConfig};
 use ocl_train::{
-    AdamWConfig, Backend, Method, MicroBatches, Ocl, Readback, Reading, StepOutput, Trainer,
-    keep_freed_memory, spectrum,
+    AdamWConfig, Backend, MicroBatches, Readback, Reading, Recipe, StepOutput, Trainer,
+    keep_freed_memory, spectrum, synthetic_batch,
 };
 
 /// Times one training step on synthetic patches: the median of some steps after a warm-up.
 #[derive(Parser)]
-#[command(name = "cargo xtask bench-step", disable_version_flag = true)]
+#[command(name = "bench-step", bin_name = "cargo xtask bench-step", disable_version_flag = true)]
 struct Arguments {
+    /// What is learnt by: ocl, mae, i-jepa or moco-v3
+    #[arg(long, default_value = "ocl", value_delimiter = ',')]
+    method: Vec<String>,
     /// Encoder: tiny, small, base, large, huge, micro or nano
     #[arg(long, default_value = "tiny", value_delimiter = ',')]
     model: Vec<String>,
@@ -32,9 +36,14 @@ struct Arguments {
     /// Images in memory at once; the others are encoded twice [default: all, in one piece]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     chunk: Option<u32>,
-    /// Share of the patches that are masked
-    #[arg(long, default_value = "0.9", value_delimiter = ',')]
+    /// Share of the patches that are masked, by the methods that have one [default: 0.9, and 0.75
+    /// of mae]
+    #[arg(long, value_delimiter = ',')]
     mask_ratio: Vec<f64>,
+    /// Change a value of the method or the encoder, e.g. method.decoder_depth=4 or model.heads=12
+    /// (repeatable)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
     /// Steps that are timed
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
@@ -71,11 +80,14 @@ fn main() -> ExitCode {
 }
 
 fn measure_all(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
-    for model in &arguments.model {
-        for &batch in &arguments.batch {
-            for &mask_ratio in &arguments.mask_ratio {
-                for &precision in &arguments.precision {
-                    measure(&Case { model, batch, mask_ratio, precision }, arguments)?;
+    for method in &arguments.method {
+        for model in &arguments.model {
+            for &batch in &arguments.batch {
+                for mask_ratio in mask_ratios(method, arguments) {
+                    for &precision in &arguments.precision {
+                        let case = Case { method, model, batch, mask_ratio, precision };
+                        measure(&case, arguments)?;
+                    }
                 }
             }
         }
@@ -83,25 +95,66 @@ fn measure_all(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// The mask ratios that a method is timed at: one without any has none.
+fn mask_ratios(method: &str, arguments: &Arguments) -> Vec<Option<f64>> {
+    let own = match method {
+        "ocl" => 0.9,
+        "mae" => 0.75,
+        _ => return vec![None],
+    };
+    match &arguments.mask_ratio[..] {
+        [] => vec![Some(own)],
+        asked => asked.iter().copied().map(Some).collect(),
+    }
+}
+
 /// One combination.
 struct Case<'a> {
+    method: &'a str,
     model: &'a str,
     batch: usize,
-    mask_ratio: f64,
+    mask_ratio: Option<f64>,
     precision: Precision,
 }
 
 fn measure(case: &Case<'_>, arguments: &Arguments) -> Result<(), Box<dyn Error>> {
-    let Case { model, batch, mask_ratio, precision } = *case;
+    let Case { method: name, model, batch, mask_ratio, precision } = *case;
     let backend = arguments.backend;
-    let config = VitConfig::named(model)?;
-    let ocl = Ocl { mask_ratio, kappa: 1.0 / 64.0, temperature: 0.07 };
-    let method = Method::Ocl(ocl);
-    let adamw = AdamWConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.05 };
-    let kept = ocl.kept(config.patches());
-    if kept == 0 || batch < 2 {
-        return Err("two images and two kept patches are the least there is to contrast".into());
+    let mut config = VitConfig::named(model)?;
+    let mut overrides = vec![format!("method.name={name}")];
+    overrides.extend(mask_ratio.map(|ratio| format!("method.mask_ratio={ratio}")));
+    overrides.extend_from_slice(&arguments.overrides);
+    let recipe = Recipe::load("imagenet-vit-b", &overrides)?;
+    config.heads = recipe.model.heads.unwrap_or(config.heads);
+    let method = recipe.method;
+    let optim = recipe.optim;
+    let adamw = AdamWConfig {
+        beta1: optim.beta1,
+        beta2: optim.beta2,
+        eps: optim.eps,
+        weight_decay: optim.weight_decay,
+    };
+    if let Some((key, problem)) = method.problem(config.patches()) {
+        return Err(format!("method.{key}: {problem}").into());
     }
+    if batch < method.least_images() {
+        return Err(format!("{name} needs at least {} images", method.least_images()).into());
+    }
+    let view = View::Train(TrainView {
+        geometry: Geometry {
+            image_px: u32::try_from(config.image_px)?,
+            patch_px: u32::try_from(config.patch_px)?,
+        },
+        normalisation: Normalisation { mean: recipe.data.mean, std: recipe.data.std },
+        crop: TrainCrop {
+            scale: recipe.data.crop_scale.into(),
+            ratio: recipe.data.crop_ratio.into(),
+            flip: recipe.data.flip,
+            filter: method.filter(),
+        },
+        augment: method.augment(),
+        keep: method.keep(config.patches()),
+    });
     let device = backend.device()?;
     if precision.on(&device) != precision {
         return Err(format!("{backend} does not compute in {precision} here").into());
@@ -114,7 +167,7 @@ fn measure(case: &Case<'_>, arguments: &Arguments) -> Result<(), Box<dyn Error>>
         .with_micro_batches(micro);
 
     let steps = arguments.warmup + arguments.steps;
-    let some = [0, 1].map(|seed| synthetic(&config, batch, kept, seed));
+    let some = [0, 1].map(|seed| synthetic_batch(&view, batch, seed));
     let batches: Vec<Batch> = (0..steps).map(|step| some[step as usize % 2].clone()).collect();
     let mut secs = vec![];
     let readback = Readback::of(&device);
@@ -138,12 +191,13 @@ fn measure(case: &Case<'_>, arguments: &Arguments) -> Result<(), Box<dyn Error>>
     let step_secs = median(secs);
     let peak = peak_bytes();
     let shares = arguments.monitors.then(|| {
-        let batch = synthetic(&config, batch, kept, 0);
+        let batch = synthetic_batch(&view, batch, 0);
         watching_secs(&trainer, batch).map(|secs| secs / step_secs)
     });
     let rate = batch as f64 / step_secs;
     if arguments.json {
         let line = serde_json::json!({
+            "method": name,
             "model": model,
             "batch": batch,
             "chunk": micro.chunk.min(batch),
@@ -163,9 +217,10 @@ fn measure(case: &Case<'_>, arguments: &Arguments) -> Result<(), Box<dyn Error>>
         true => format!(" in chunks of {}", micro.chunk),
         false => String::new(),
     };
+    let mask = mask_ratio.map_or_else(String::new, |ratio| format!(" mask {ratio}"));
     let peak = peak.map_or_else(String::new, |bytes| format!(", peak {} MiB", bytes >> 20));
     println!(
-        "ocl {model} batch {batch}{chunks} mask {mask_ratio} {backend} {precision}: median step \
+        "{name} {model} batch {batch}{chunks}{mask} {backend} {precision}: median step \
          {step_secs:.4} s, {rate:.1} img/s, loss {last:.4}{peak}"
     );
     if let Some([watching, norm]) = shares.map(|shares| shares.map(|share| 100.0 * share)) {
@@ -175,19 +230,22 @@ fn measure(case: &Case<'_>, arguments: &Arguments) -> Result<(), Box<dyn Error>>
     Ok(())
 }
 
-/// Seconds a step that watching takes: agreement at every step, effective rank and uniformity of
+/// Seconds a step that watching takes: agreement at every step where there are two views, effective rank and uniformity of
 /// 256 embeddings at every hundredth; and those of the gradient's norm by itself. Without clipping
 /// AdamW takes the norm along in its own pass, where the values are in the cache.
 fn watching_secs(trainer: &Trainer, batch: Batch) -> [f64; 2] {
     let (objective, gradients) = trainer.gradients(batch);
     let embeddings = objective.watched;
-    let [n, _, d] = embeddings.dims();
+    let [n, views, d] = embeddings.dims();
     let view = |i: usize| -> Tensor<2> {
         embeddings.clone().slice([0..n, i..i + 1, 0..d]).reshape([n, d]) // [N, D]
     };
-    let every_step = timed(|| {
-        agreement(view(0), view(1)).into_data();
-    });
+    let every_step = match views {
+        2 => timed(|| {
+            agreement(view(0), view(1)).into_data();
+        }),
+        _ => 0.0,
+    };
     let norm = timed(|| {
         gradients.norm().into_data();
     });
@@ -219,19 +277,4 @@ fn peak_bytes() -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
     Some(kib * 1024)
-}
-
-fn synthetic(config: &VitConfig, images: usize, kept: usize, seed: usize) -> Batch {
-    let values = images * kept * config.patch_len();
-    let pixel = |i: usize| ((i * 7919 + seed * 104_729) as f32 * 0.618_034).fract() * 2.0 - 1.0;
-    Batch {
-        index: seed as u64,
-        samples: (0..images as u64).collect(),
-        patches: (0..values).map(pixel).collect(),
-        positions: (0..images * kept).map(|i| ((i * 31) % config.patches()) as u32).collect(),
-        images,
-        kept,
-        patch_len: config.patch_len(),
-        ..Batch::default()
-    }
 }

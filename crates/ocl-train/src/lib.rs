@@ -25,7 +25,7 @@ mod step;
 pub use config::{
     BatchRecipe, Chunk, DataPlan, DataRecipe, Estimate, InitPlan, Known, Layers, ModelRecipe,
     MonitorPlan, MonitorRecipe, OptimRecipe, Plan, PlanError, Recipe, RecipeError, SetKeys,
-    TrainRecipe,
+    TrainRecipe, synthetic_batch,
 };
 pub use device::{Backend, BackendError, batch_tensors, keep_freed_memory};
 pub use invocation::{command_line, invocation};

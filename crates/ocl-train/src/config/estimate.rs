@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use burn::tensor::Device;
-use ocl_data::Batch;
+use ocl_data::{Batch, View};
 use ocl_model::{ConfigError, Precision, fits_gpu_block};
 
 use super::Plan;
@@ -107,7 +107,7 @@ impl Estimate {
             .with_micro_batches(plan.micro_batches());
         let few = plan.micro_batch.min(FEW).max(plan.method.least_images()).min(plan.batch);
         let (trainer, few_secs) = timed(trainer, plan, few);
-        let batch = synthetic_batch(plan, few);
+        let batch = synthetic_batch(&plan.view(), few, plan.seed);
         let passes_secs = best_of(TRIES, || {
             let (_, gradients) = trainer.gradients(batch.clone());
             let _: f32 = gradients.norm().into_scalar();
@@ -133,7 +133,7 @@ const PATIENCE_SECS: f64 = 3.0;
 
 /// The seconds of a step on so many synthetic images.
 fn timed(trainer: Trainer, plan: &Plan, images: usize) -> (Trainer, f64) {
-    let batch = synthetic_batch(plan, images);
+    let batch = synthetic_batch(&plan.view(), images, plan.seed);
     let mut trainer = Some(trainer);
     let secs = best_of(TRIES, || {
         let (moved, loss) = trainer.take().expect("it is put back").step(batch.clone(), 1e-6);
@@ -185,22 +185,26 @@ pub(super) fn peak_bytes(plan: &Plan, chunk: usize, backend: Backend) -> u64 {
     (program + activations + 4 * others) as u64
 }
 
-/// A batch of the plan's shape with synthetic pixels.
-fn synthetic_batch(plan: &Plan, images: usize) -> Batch {
-    let (patch_len, view) = (plan.model.patch_len(), plan.view());
+/// A batch of a view's shape with synthetic pixels, for timing steps.
+///
+/// # Shapes
+/// As the loader makes it: `patches` `[images, crops, K, P*P*3]`, `positions` `[images, crops, K]`.
+pub fn synthetic_batch(view: &View, images: usize, seed: u64) -> Batch {
     let (crops, kept) = (view.crops(), view.kept());
-    let pixels = (0..images * view.image_len()).map(|i| (i as f32 * 0.618).fract() - 0.5);
+    let values = images * view.image_len();
+    let pixel = |i: usize| ((i as f64 + 0.1 * seed as f64) * 0.618).fract() as f32 - 0.5;
     let batch = Batch {
+        index: seed,
         samples: (0..images as u64).collect(),
-        patches: pixels.collect(),
+        patches: (0..values).map(pixel).collect(),
         positions: (0..images * crops * kept).map(|i| (i % kept) as u32).collect(),
         images,
         crops,
         kept,
-        patch_len,
+        patch_len: view.image_len() / (crops * kept),
         ..Batch::default()
     };
-    view.with_blocks(batch, plan.seed)
+    view.with_blocks(batch, seed)
 }
 
 #[cfg(test)]

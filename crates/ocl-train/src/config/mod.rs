@@ -13,7 +13,7 @@ mod recipe;
 mod resolve;
 
 pub use chunk::Chunk;
-pub use estimate::Estimate;
+pub use estimate::{Estimate, synthetic_batch};
 pub use monitor::MonitorPlan;
 pub use overrides::{Known, Layers, RecipeError, SetKeys};
 pub use plan::{DataPlan, InitPlan, Plan, PlanError};

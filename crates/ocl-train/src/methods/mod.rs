@@ -283,7 +283,7 @@ impl Method {
 
     /// The fewest images that a batch may have: what is contrasted needs another to differ from,
     /// and so does batch norm.
-    pub(crate) fn least_images(&self) -> usize {
+    pub fn least_images(&self) -> usize {
         match self {
             Self::Ocl(_) | Self::MocoV3(_) => 2,
             Self::Mae(_) | Self::IJepa(_) => 1,
@@ -291,7 +291,7 @@ impl Method {
     }
 
     /// What is wrong with the constants, as `(key, problem)`.
-    pub(crate) fn problem(&self, patches: usize) -> Option<(&'static str, String)> {
+    pub fn problem(&self, patches: usize) -> Option<(&'static str, String)> {
         match self {
             Self::Ocl(ocl) => ocl.problem(patches),
             Self::Mae(mae) => mae.problem(patches),
