@@ -54,7 +54,8 @@ pub use augment::{Augmentation, Augmenter, Jitter, Mix, SupervisedAugment};
 pub use decode::{ImageHeader, MAX_PIXELS, PartDecoder, decode};
 pub use error::{ImageError, LoaderError, SourceError};
 pub use loader::{
-    Loader, LoaderConfig, Order, StageTimes, SupervisedBatch, SupervisedConfig, SupervisedLoader,
+    BadImage, Findings, Loader, LoaderConfig, Order, StageTimes, SupervisedBatch, SupervisedConfig,
+    SupervisedLoader,
 };
 pub use pack::{PackOptions, Packed, pack};
 pub use picture::{Crop, Geometry, MOST_CROP_PX, Normalisation, RgbImage, patchify, sample_crop};

@@ -33,18 +33,15 @@ pub struct LoaderConfig {
     pub quarantine: Option<PathBuf>,
     /// Only these samples of the source.
     pub subset: Option<Vec<u32>>,
-    /// Which of `world_size` processes this one is, from 0. The epoch's batches go to the processes
-    /// in turn, so that no two share a sample. A shuffled epoch has as many batches for each of
-    /// them and drops what is left; of a sequential one nothing is dropped, and some may have a
-    /// batch less.
-    pub rank: usize,
-    /// Processes that share the epochs.
-    pub world_size: usize,
+    /// Of each batch, only the images at these places of it: what one of several processes makes.
+    /// All processes together make the very batches that one makes alone, images that step in for
+    /// unreadable ones included. For shuffled epochs only.
+    pub share: Option<Range<usize>>,
 }
 
 impl Default for LoaderConfig {
     /// 256 images, one worker, seed 0, one shuffled epoch, at most 5 % unreadable, no quarantine
-    /// file, one process.
+    /// file, whole batches.
     fn default() -> LoaderConfig {
         LoaderConfig {
             batch: 256,
@@ -56,8 +53,7 @@ impl Default for LoaderConfig {
             max_bad_share: 0.05,
             quarantine: None,
             subset: None,
-            rank: 0,
-            world_size: 1,
+            share: None,
         }
     }
 }

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 pub use config::{LoaderConfig, Order};
+pub use quarantine::{BadImage, Findings};
 pub use stages::StageTimes;
 pub use supervised::{SupervisedBatch, SupervisedConfig, SupervisedLoader};
 
@@ -61,6 +62,8 @@ pub struct Loader {
     stop: Arc<AtomicBool>,
     workers: Vec<JoinHandle<()>>,
     quarantine: Quarantine,
+    /// What the last batch of a share met with.
+    findings: Findings,
     waited: Duration,
     stages: StageTimes,
     /// Taken chunks and batches given back, whose memory the next ones use.
@@ -116,6 +119,7 @@ impl Loader {
             stop: Arc::new(AtomicBool::new(false)),
             workers: Vec::new(),
             quarantine,
+            findings: Findings::default(),
             waited: Duration::ZERO,
             stages: StageTimes::default(),
             spare: Vec::new(),
@@ -142,7 +146,7 @@ impl Loader {
         Ok(loader)
     }
 
-    /// Batches of a whole epoch; of several processes, this one's.
+    /// Batches of a whole epoch.
     pub fn batches_per_epoch(&self) -> u64 {
         batches_per_epoch(self.samples.len(), &self.config)
     }
@@ -150,6 +154,20 @@ impl Loader {
     /// Distinct images that could not be read so far.
     pub fn skipped(&self) -> u64 {
         self.quarantine.bad()
+    }
+
+    /// What the share of the last batch met with. A loader of a [share](LoaderConfig::share) takes
+    /// no note of it by itself: too many unreadable images are a matter of the whole batch.
+    pub fn take_findings(&mut self) -> Findings {
+        std::mem::take(&mut self.findings)
+    }
+
+    /// Takes note of what all shares of a batch met with together, in their order.
+    ///
+    /// # Errors
+    /// [`LoaderError::TooManyBad`], [`LoaderError::Quarantine`].
+    pub fn note(&mut self, findings: &Findings) -> Result<(), LoaderError> {
+        self.quarantine.note(findings)
     }
 
     /// What the workers have spent on the batches taken so far.
@@ -243,9 +261,15 @@ impl Loader {
         batch.labels.clear();
         // Images that stand behind the place of one that could not be made: from, to and how many.
         let mut moves = Vec::new();
+        let mut findings = Findings::default();
+        let share = self.config.share.as_ref();
+        let first = share.is_none_or(|share| share.start == 0);
         for number in 0..chunks {
             let chunk = self.next_outcome()?;
-            self.quarantine.note(&self.source, chunk.tried, &chunk.bad)?;
+            findings.add(&self.source, chunk.tried, &chunk.bad);
+            if first {
+                self.quarantine.stop_if_all_bad(&findings)?;
+            }
             if batch.samples.len() < number * CHUNK {
                 moves.push((number * CHUNK, batch.samples.len(), chunk.samples.len()));
             }
@@ -262,7 +286,14 @@ impl Loader {
             batch.patches.copy_within(from..from + images * image_len, to * image_len);
         }
         batch.patches.truncate(batch.images * image_len);
-        batch = self.view.with_blocks(batch, self.config.seed);
+        match self.config.share {
+            // Neither can be told from a share alone.
+            Some(_) => self.findings = findings,
+            None => {
+                self.quarantine.note(&findings)?;
+                batch = self.view.with_blocks(batch, self.config.seed);
+            }
+        }
         if let Some(labels) = self.source.labels() {
             batch.labels.extend(batch.samples.iter().map(|&sample| labels[sample as usize]));
         }

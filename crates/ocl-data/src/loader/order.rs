@@ -83,7 +83,7 @@ fn shuffle_runs(samples: &[u32], draws: &mut Draws) -> Vec<u32> {
     order
 }
 
-/// A batch of this process.
+/// A batch of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BatchId {
     pub(super) epoch: u64,
@@ -100,21 +100,19 @@ impl BatchId {
         }
     }
 
-    /// Where in the order of its epoch, of so many samples, its own stand.
+    /// Where in the order of its epoch, of so many samples, those stand that this process makes.
     pub(super) fn positions(self, samples: usize, config: &LoaderConfig) -> Range<usize> {
-        let start = (self.index as usize * config.world_size + config.rank) * config.batch;
-        start..(start + config.batch).min(samples)
+        let start = self.index as usize * config.batch;
+        let share = config.share.clone().unwrap_or(0..config.batch);
+        start + share.start..(start + share.end).min(samples)
     }
 }
 
-/// Batches of a whole epoch that are this process's.
+/// Batches of a whole epoch.
 pub(super) fn batches_per_epoch(samples: usize, config: &LoaderConfig) -> u64 {
     let batches = match config.order {
-        Order::Shuffled => samples / config.batch / config.world_size,
-        Order::Sequential => {
-            let all = samples.div_ceil(config.batch);
-            all.saturating_sub(config.rank).div_ceil(config.world_size)
-        }
+        Order::Shuffled => samples / config.batch,
+        Order::Sequential => samples.div_ceil(config.batch),
     };
     batches as u64
 }
@@ -129,12 +127,17 @@ pub(super) fn samples(source: &Source, config: &mut LoaderConfig) -> Result<Vec<
     if config.workers == 0 || config.workers > 1024 {
         return fault("workers", format!("{} must be 1 to 1024", config.workers));
     }
-    if config.world_size == 0 || config.rank >= config.world_size {
-        let (rank, world_size) = (config.rank, config.world_size);
-        return fault("rank", format!("{rank} of {world_size}: ranks go from 0 to world_size - 1"));
-    }
     if config.batch == 0 {
         return fault("batch", "0 images make no batch; use at least 1".into());
+    }
+    if let Some(share) = &config.share {
+        if config.order != Order::Shuffled {
+            return fault("share", "is for shuffled epochs; give a subset".into());
+        }
+        if share.is_empty() || share.end > config.batch {
+            let reason = format!("{share:?} is no part of a batch of {}", config.batch);
+            return fault("share", reason);
+        }
     }
     if !(0.0..=1.0).contains(&config.max_bad_share) {
         return fault("max_bad_share", format!("{} must be 0 to 1", config.max_bad_share));
@@ -151,9 +154,8 @@ pub(super) fn samples(source: &Source, config: &mut LoaderConfig) -> Result<Vec<
     }
     if batches_per_epoch(samples.len(), config) == 0 {
         let reason = format!(
-            "{} images for each of {} processes are more than the {} of the data set; use fewer",
+            "{} images are more than the {} of the data set; use fewer",
             config.batch,
-            config.world_size,
             samples.len()
         );
         return fault("batch", reason);
@@ -184,26 +186,15 @@ mod tests {
     }
 
     #[test]
-    fn processes_share_an_epoch() {
-        for (order, world_size, len) in
-            [(Order::Shuffled, 3, 103), (Order::Sequential, 3, 103), (Order::Sequential, 4, 100)]
-        {
-            let mut seen = Vec::new();
-            let mut counts = Vec::new();
-            for rank in 0..world_size {
+    fn processes_share_a_batch() {
+        for shares in [vec![0..10], vec![0..3, 3..4, 4..10]] {
+            let seen = shares.into_iter().flat_map(|share| {
                 let config =
-                    LoaderConfig { batch: 10, order, rank, world_size, ..LoaderConfig::default() };
-                let batches = batches_per_epoch(len, &config);
-                counts.push(batches);
-                for index in 0..batches {
-                    seen.extend(BatchId { epoch: 0, index }.positions(len, &config));
-                }
-            }
-            seen.sort_unstable();
-            let wanted = if order == Order::Shuffled { 90 } else { len };
-            assert_eq!(seen.len(), wanted, "{order:?}");
-            assert!(seen.windows(2).all(|pair| pair[0] < pair[1]), "no position twice");
-            assert!(order == Order::Sequential || counts == [3, 3, 3], "{counts:?}");
+                    LoaderConfig { batch: 10, share: Some(share), ..LoaderConfig::default() };
+                assert_eq!(batches_per_epoch(103, &config), 10);
+                BatchId { epoch: 0, index: 9 }.positions(103, &config)
+            });
+            assert!(seen.eq(90..100));
         }
     }
 

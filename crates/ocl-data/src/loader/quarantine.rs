@@ -10,12 +10,36 @@ use serde::{Deserialize, Serialize};
 use crate::error::{ImageError, LoaderError};
 use crate::source::Source;
 
-/// One line of the file.
-#[derive(Serialize, Deserialize)]
-struct Entry {
-    sample: u64,
-    name: String,
-    reason: String,
+/// An image that could not be read: one line of the file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BadImage {
+    /// Its index in the source.
+    pub sample: u64,
+    /// Its name in the source.
+    pub name: String,
+    /// Why it could not be read, with all causes.
+    pub reason: String,
+}
+
+/// What a loader met with on the way to a batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Findings {
+    /// Images looked at, readable or not.
+    pub tried: u64,
+    /// Those that could not be read, in the order in which they were met.
+    pub bad: Vec<BadImage>,
+}
+
+impl Findings {
+    /// Adds what was met with next.
+    pub(super) fn add(&mut self, source: &Source, tried: u64, bad: &[(u32, ImageError)]) {
+        self.tried += tried;
+        self.bad.extend(bad.iter().map(|(sample, error)| BadImage {
+            sample: u64::from(*sample),
+            name: source.name_of(*sample as usize),
+            reason: chain(error),
+        }));
+    }
 }
 
 /// Fewer samples than this say little about a share: until so many have been tried, the share is
@@ -30,6 +54,7 @@ pub(super) struct Quarantine {
     /// Samples that the file already names.
     written: HashSet<u64>,
     bad: HashSet<u64>,
+    last: Option<BadImage>,
     tried: u64,
     samples: u64,
     max_share: f64,
@@ -50,7 +75,7 @@ impl Quarantine {
                 if let Ok(old) = File::open(&path) {
                     for line in BufReader::new(old).lines() {
                         // A line cut short by a crash is no reason to stop.
-                        if let Ok(entry) = serde_json::from_str::<Entry>(&line.map_err(fault)?) {
+                        if let Ok(entry) = serde_json::from_str::<BadImage>(&line.map_err(fault)?) {
                             written.insert(entry.sample);
                         }
                     }
@@ -61,7 +86,15 @@ impl Quarantine {
             }
         };
         let samples = samples as u64;
-        Ok(Quarantine { file, written, bad: HashSet::new(), tried: 0, samples, max_share })
+        Ok(Quarantine {
+            file,
+            written,
+            bad: HashSet::new(),
+            last: None,
+            tried: 0,
+            samples,
+            max_share,
+        })
     }
 
     /// Distinct unreadable images.
@@ -69,40 +102,39 @@ impl Quarantine {
         self.bad.len() as u64
     }
 
-    /// Takes note of `tried` more samples, of which `bad` could not be read.
-    pub(super) fn note(
-        &mut self,
-        source: &Source,
-        tried: u64,
-        bad: &[(u32, ImageError)],
-    ) -> Result<(), LoaderError> {
-        self.tried += tried;
-        let mut last = None;
-        for (sample, error) in bad {
-            let sample = u64::from(*sample);
-            if !self.bad.insert(sample) {
+    /// Takes note of what was met with, and says so when too much of it is unreadable.
+    pub(super) fn note(&mut self, findings: &Findings) -> Result<(), LoaderError> {
+        self.tried += findings.tried;
+        for image in &findings.bad {
+            if !self.bad.insert(image.sample) {
                 continue;
             }
-            let entry =
-                Entry { sample, name: source.name_of(sample as usize), reason: chain(error) };
-            if self.written.insert(sample) {
-                self.write(&entry)?;
+            if self.written.insert(image.sample) {
+                self.write(image)?;
             }
-            last = Some(entry);
+            self.last = Some(image.clone());
         }
-        match last {
-            Some(entry) if self.too_many() => Err(LoaderError::TooManyBad {
+        match &self.last {
+            Some(last) if self.too_many() => Err(LoaderError::TooManyBad {
                 bad: self.bad(),
                 tried: self.distinct_tried(),
                 allowed: self.max_share,
-                last: format!("{} ({})", entry.name, entry.reason),
+                last: format!("{} ({})", last.name, last.reason),
                 quarantine: self.file.as_ref().map(|(path, _)| path.clone()),
             }),
             _ => Ok(()),
         }
     }
 
-    fn write(&mut self, entry: &Entry) -> Result<(), LoaderError> {
+    /// Stops at once when nothing of what was tried can be read, these findings included: the end
+    /// of a large batch would take long to come.
+    pub(super) fn stop_if_all_bad(&mut self, findings: &Findings) -> Result<(), LoaderError> {
+        let bad = self.bad() + findings.bad.len() as u64;
+        let all = bad == self.tried + findings.tried && bad >= self.samples.min(ALL_BAD);
+        if all { self.note(findings) } else { Ok(()) }
+    }
+
+    fn write(&mut self, entry: &BadImage) -> Result<(), LoaderError> {
         if let Some((path, file)) = &mut self.file {
             let fault = |cause| LoaderError::Quarantine { path: path.clone(), cause };
             let mut line = serde_json::to_string(entry)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
-use super::quarantine::Quarantine;
+use super::quarantine::{Findings, Quarantine};
 use crate::augment::{ImageMaker, Mix, SupervisedAugment};
 use crate::error::{ImageError, LoaderError};
 use crate::picture::cut;
@@ -201,7 +201,9 @@ impl BatchMaker {
         self.order = Some((epoch, order));
         let mut labels = Vec::with_capacity(self.config.batch);
         for part in parts {
-            self.quarantine.note(&self.source, part.tried, &part.bad)?;
+            let mut findings = Findings::default();
+            findings.add(&self.source, part.tried, &part.bad);
+            self.quarantine.note(&findings)?;
             if part.gave_up {
                 let reason = format!("{REPLACEMENTS} images in a row cannot be read");
                 return Err(LoaderError::Setting { setting: "data", reason });

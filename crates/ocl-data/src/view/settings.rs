@@ -121,11 +121,20 @@ impl View {
     /// samples.
     #[must_use]
     pub fn with_blocks(&self, batch: Batch, seed: u64) -> Batch {
+        let samples = batch.samples.clone();
+        self.with_blocks_among(batch, seed, &samples, 0)
+    }
+
+    /// The same for a part of a batch, whose images are those of `whole` from place `first` on:
+    /// contexts are as long as the shortest of the whole batch's.
+    #[must_use]
+    pub fn with_blocks_among(&self, batch: Batch, seed: u64, whole: &[u64], first: usize) -> Batch {
         let View::Train(TrainView { keep: Keep::Blocks(masks), geometry, .. }) = self else {
             return batch;
         };
         let number = (batch.epoch, batch.index);
-        let blocks = masks.draw(seed, number, &batch.samples, geometry.grid());
+        let blocks = masks.draw(seed, number, whole, geometry.grid());
+        let blocks = blocks.of_images(first..first + batch.images);
         Batch { blocks: Some(blocks), ..batch }
     }
 
