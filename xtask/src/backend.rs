@@ -8,6 +8,9 @@ use crate::nearest;
 /// The crates that compute on a backend and have its feature.
 pub(crate) const ON_BACKEND: [&str; 4] = ["ocl-model", "ocl-loss", "ocl-train", "ocl-eval"];
 
+/// Cargo's features for several processes.
+pub(crate) const MPI: &str = "ocl-train/mpi,ocl-eval/mpi";
+
 /// The crates that could be published.
 pub(crate) const PACKAGES: [&str; 5] =
     ["ocl-data", "ocl-model", "ocl-loss", "ocl-train", "ocl-eval"];

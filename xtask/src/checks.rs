@@ -97,15 +97,27 @@ const GOLDEN_TESTS: [&str; 4] = ["golden", "golden_linear_probe", "positions", "
 /// `cargo xtask ci`: the cheap checks first, and the first that fails ends it.
 pub(crate) fn ci(args: Vec<OsString>) -> Result<(), Failure> {
     let options = "  --with-wgpu     also run the golden tests on wgpu; needs a\n  \
-                   \x20                 Vulkan driver, of which Mesa's lavapipe is one without a GPU\n";
+                   \x20                 Vulkan driver, of which Mesa's lavapipe is one without a GPU\n  \
+                   --with-mpi      also run the tests of several processes; needs Open MPI\n";
     if own_help("ci", &args, options) {
         return Ok(());
     }
-    if let Some(unknown) = args.iter().find(|arg| *arg != "--with-wgpu") {
+    if let Some(unknown) = args.iter().find(|arg| *arg != "--with-wgpu" && *arg != "--with-mpi") {
         let unknown = unknown.to_string_lossy();
-        return Err(Failure::usage(format!("ci has no option `{unknown}`; it has --with-wgpu")));
+        let reason = format!("ci has no option `{unknown}`; it has --with-wgpu and --with-mpi");
+        return Err(Failure::usage(reason));
     }
-    let with_wgpu = !args.is_empty();
+    let with_wgpu = args.iter().any(|arg| arg == "--with-wgpu");
+    let with_mpi = args.iter().any(|arg| arg == "--with-mpi");
+    if let Some(lacks) = ["mpicc", "mpirun"].iter().find(|name| !command::is_there(name))
+        && with_mpi
+    {
+        return Err(Failure::new(format!(
+            "--with-mpi needs an MPI, and there is no {lacks} (on Debian: apt-get install \
+             libopenmpi-dev openmpi-bin libclang-dev clang). Without the option ci runs all but \
+             that part."
+        )));
+    }
     if with_wgpu && !has_graphics_driver() {
         return Err(Failure::new(
             "--with-wgpu needs a Vulkan loader and driver (on Debian: apt-get install \
@@ -121,6 +133,11 @@ pub(crate) fn ci(args: Vec<OsString>) -> Result<(), Failure> {
     // dependencies' metadata serves both.
     let clippy = ["clippy", "--locked", "--release", "--workspace", "--all-targets"];
     steps.cargo("clippy", command::cargo(&clippy).args(["--", "-D", "warnings"]))?;
+    if with_mpi {
+        let mut mpi = command::cargo(&clippy);
+        mpi.args(["--features", backend::MPI, "--", "-D", "warnings"]);
+        steps.cargo("clippy with mpi", &mut mpi)?;
+    }
     let doc = ["doc", "--locked", "--release", "--workspace", "--no-deps"];
     steps.cargo("docs", command::cargo(&doc).env("RUSTDOCFLAGS", "-D warnings"))?;
     steps.cargo("tests", test_command(Backend::Flex, &[]).arg("--locked"))?;
@@ -132,6 +149,11 @@ pub(crate) fn ci(args: Vec<OsString>) -> Result<(), Failure> {
     // By itself: with the others it would compile burn once more.
     let parquet = ["test", "--locked", "--release", "-p", "ocl-data", "--bin", "to-parquet"];
     steps.cargo("parquet", command::cargo(&parquet).args(["--features", "parquet"]))?;
+    if with_mpi {
+        let mut ranks = test_command(Backend::Flex, &[]);
+        ranks.args(["--locked", "--features", backend::MPI, "--test", "ranks"]);
+        steps.cargo("ranks", &mut ranks)?;
+    }
     if with_wgpu {
         let mut goldens = test_command(Backend::Wgpu, &[]);
         goldens.arg("--locked").args(GOLDEN_TESTS.iter().flat_map(|name| ["--test", name]));
@@ -140,7 +162,7 @@ pub(crate) fn ci(args: Vec<OsString>) -> Result<(), Failure> {
         kernels.args(["--locked", "--lib", "--", "gpu::tests::"]);
         steps.cargo("kernels on wgpu", &mut kernels)?;
     }
-    steps.summary(with_wgpu);
+    steps.summary(with_wgpu, with_mpi);
     Ok(())
 }
 
@@ -189,13 +211,16 @@ impl Steps {
         Ok(())
     }
 
-    fn summary(&self, with_wgpu: bool) {
+    fn summary(&self, with_wgpu: bool, with_mpi: bool) {
         eprintln!("\nci passed:");
         for (name, time) in &self.done {
             eprintln!("  {name:<15} {:>6.1} s", time.as_secs_f64());
         }
         if !with_wgpu {
             eprintln!("  goldens on wgpu  not run (--with-wgpu)");
+        }
+        if !with_mpi {
+            eprintln!("  ranks            not run (--with-mpi)");
         }
     }
 }

@@ -93,6 +93,13 @@ pub(crate) fn finish(status: ExitStatus) -> Result<(), Failure> {
     Err(Failure { code: exit_code(status), message: None })
 }
 
+/// Whether a program can be started by its name alone.
+pub(crate) fn is_there(program: &str) -> bool {
+    let name = Path::new(program).with_extension(std::env::consts::EXE_EXTENSION);
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&folders).any(|folder| folder.join(&name).is_file())
+}
+
 /// A word as one would type it in a shell.
 pub(crate) fn word(text: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_./\\:=,@+".contains(c);

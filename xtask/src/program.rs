@@ -18,7 +18,7 @@ pub(crate) fn run(name: &str, args: Vec<OsString>) -> Result<(), Failure> {
     let (backend, rest) = backend::take(args.clone())?;
     let help = rest.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--help" || arg == "-h");
     if !(help && path().exists()) {
-        build(backend)?;
+        build(backend, name == "pretrain" && ranks(&rest))?;
     }
     command::run(start().arg(name).args(args))
 }
@@ -26,7 +26,7 @@ pub(crate) fn run(name: &str, args: Vec<OsString>) -> Result<(), Failure> {
 /// Shows the commands of `ocl`, or the help of one of them.
 pub(crate) fn help(args: &[OsString]) -> Result<(), Failure> {
     if !path().exists() {
-        build(Backend::Flex)?;
+        build(Backend::Flex, false)?;
     }
     command::run(start().arg("help").args(args))
 }
@@ -50,7 +50,20 @@ fn path() -> PathBuf {
     command::root().join(target).join("release").join(name)
 }
 
-fn build(backend: Backend) -> Result<(), Failure> {
+/// Whether several processes are asked for: their program is built with MPI.
+fn ranks(args: &[OsString]) -> bool {
+    let named = |arg: &OsString| arg.to_str().is_some_and(|arg| arg.starts_with("--ranks="));
+    args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--ranks" || named(arg))
+}
+
+fn build(backend: Backend, mpi: bool) -> Result<(), Failure> {
+    if mpi && !command::is_there("mpicc") {
+        return Err(Failure::new(
+            "--ranks starts several processes by MPI, and there is no MPI to build with (no mpicc). \
+             Debian and Ubuntu: apt-get install libopenmpi-dev openmpi-bin libclang-dev clang; a \
+             cluster: module load openmpi",
+        ));
+    }
     let mut cargo = command::cargo(&["build", "--release", "--quiet"]);
     // The libraries are named too: features are resolved for all packages named together, so this
     // way `cargo test` finds every one of its dependencies built.
@@ -58,6 +71,9 @@ fn build(backend: Backend) -> Result<(), Failure> {
         cargo.args(["-p", package]);
     }
     cargo.args(backend.features()).stdout(Stdio::null());
+    if mpi {
+        cargo.args(["--features", backend::MPI]);
+    }
     let mut child = cargo.spawn().map_err(|error| command::cannot_start(&cargo, &error))?;
     let (built, waiting) = mpsc::channel::<()>();
     std::thread::spawn(move || {

@@ -8,9 +8,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ocl_data::{
-    Augment, BadImage, Batch, BlockMasks, EvalView, Filter, Findings, Geometry, Keep, Loader,
-    LoaderConfig, LoaderError, Normalisation, Order, RgbImage, Source, SourceKind, Split,
-    TrainCrop, TrainView, View, patchify,
+    Augment, Batch, EvalView, Filter, Geometry, Keep, Loader, LoaderConfig, LoaderError,
+    Normalisation, Order, RgbImage, Source, SourceKind, Split, TrainCrop, TrainView, View,
+    patchify,
 };
 
 const GEOMETRY: Geometry = Geometry { image_px: 32, patch_px: 8 };
@@ -27,20 +27,6 @@ fn train(kept: usize) -> View {
         },
         augment: Augment::None,
         keep: Keep::Random { kept },
-    })
-}
-
-fn blocks() -> View {
-    let View::Train(view) = train(8) else { unreachable!() };
-    View::Train(TrainView {
-        keep: Keep::Blocks(BlockMasks {
-            targets: 4,
-            target_scale: [0.15, 0.2],
-            target_ratio: [0.75, 1.5],
-            context_scale: [0.85, 1.0],
-            min_keep: 1,
-        }),
-        ..view
     })
 }
 
@@ -372,71 +358,6 @@ fn too_many_bad_images_stop_the_run() {
     assert!(matches!(error, LoaderError::TooManyBad { allowed: 0.1, .. }), "{text}");
     assert!(text.contains("quarantine.jsonl") && text.contains("10.0 %"), "{text}");
     assert!(loader.next().is_none(), "an error is the last item");
-}
-
-#[test]
-fn shares_are_the_whole_batch_with_its_bad_images() {
-    let dir = tempfile::tempdir().unwrap();
-    let source = folder(dir.path(), 60, &[3, 17, 18, 41]);
-    let whole =
-        LoaderConfig { batch: 20, epochs: 0..2, max_bad_share: 0.2, ..LoaderConfig::default() };
-    for view in [train(8), blocks()] {
-        let mut loader = Loader::start(Arc::clone(&source), view, whole.clone()).unwrap();
-        let expected: Vec<Batch> = loader.by_ref().map(Result::unwrap).collect();
-        for shares in [vec![0..20], vec![0..7, 7..8, 8..20]] {
-            let mut parts: Vec<Loader> = shares
-                .iter()
-                .map(|share| {
-                    let config = LoaderConfig { share: Some(share.clone()), ..whole.clone() };
-                    Loader::start(Arc::clone(&source), view, config).unwrap()
-                })
-                .collect();
-            for expected in &expected {
-                let batches: Vec<Batch> =
-                    parts.iter_mut().map(|part| part.next().unwrap().unwrap()).collect();
-                let samples: Vec<u64> =
-                    batches.iter().flat_map(|batch| batch.samples.clone()).collect();
-                assert_eq!(samples, expected.samples);
-                let patches = batches.iter().flat_map(|batch| &batch.patches);
-                assert!(patches.eq(&expected.patches));
-                let positions = batches.iter().flat_map(|batch| &batch.positions);
-                assert!(positions.eq(&expected.positions));
-                for (batch, share) in batches.into_iter().zip(&shares) {
-                    assert!(batch.blocks.is_none(), "they are the whole batch's");
-                    let batch = view.with_blocks_among(batch, whole.seed, &samples, share.start);
-                    let blocks = expected.blocks.as_ref();
-                    assert_eq!(batch.blocks, blocks.map(|blocks| blocks.of_images(share.clone())));
-                }
-                let met = parts.iter_mut().map(Loader::take_findings).fold(
-                    Findings::default(),
-                    |mut all, part| {
-                        all.tried += part.tried;
-                        all.bad.extend(part.bad);
-                        all
-                    },
-                );
-                parts.iter_mut().for_each(|part| part.note(&met).unwrap());
-            }
-            assert!(parts.iter_mut().all(|part| part.next().is_none()));
-            assert!(parts.iter().all(|part| part.skipped() == loader.skipped()));
-        }
-        assert_eq!(loader.skipped(), 4);
-    }
-}
-
-#[test]
-fn too_many_in_all_shares_together_are_too_many() {
-    let dir = tempfile::tempdir().unwrap();
-    let source = folder(dir.path(), 60, &[3, 17, 18, 41]);
-    let config = LoaderConfig { batch: 60, share: Some(0..30), ..LoaderConfig::default() };
-    let mut loader = Loader::start(source, train(8), config).unwrap();
-    loader.next().unwrap().unwrap();
-    let own = loader.take_findings();
-    assert!(own.bad.len() < 4, "the others are in the other half");
-    let bad = |sample| BadImage { sample, name: "a.png".into(), reason: "empty".into() };
-    let all = Findings { tried: 64, bad: vec![bad(3), bad(17), bad(18), bad(41)] };
-    let error = loader.note(&all).unwrap_err().to_string();
-    assert!(error.contains("4 of the 60 images"), "{error}");
 }
 
 #[test]

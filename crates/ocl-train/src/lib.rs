@@ -5,7 +5,7 @@
 //! [`pretrain`] (the loop), [`Trainer`] (one step), [`Method`] and [`Learner`] (what is learnt),
 //! [`AdamW`] (how).
 //!
-//! Folders import downward only: `device`, `optim`, `methods`, `step`, `config`, then `monitor` and
+//! Folders import downward only: `device`, `world`, `optim`, `methods`, `step`, `config`, then `monitor` and
 //! `log`, then `run`.
 
 #[cfg(doctest)]
@@ -21,6 +21,7 @@ mod monitor;
 mod optim;
 mod run;
 mod step;
+mod world;
 
 pub use config::{
     BatchRecipe, Chunk, DataPlan, DataRecipe, Estimate, InitPlan, Known, Layers, ModelRecipe,
@@ -42,6 +43,7 @@ pub use optim::{
 };
 pub use run::{
     Capture, CheckpointError, INTERRUPTED, Outcome, Replay, RunLock, Start, TrainError, Until,
-    pretrain, replace_file, replay, stop_on_signals,
+    check_alike, pretrain, pretrain_in, replace_file, replay, stop_on_signals,
 };
 pub use step::{MicroBatches, Readback, Reading, StepOutput, Trainer};
+pub use world::{Elsewhere, Launched, Place, World, WorldError};

@@ -65,7 +65,9 @@ fn the_number_of_threads_changes_no_bit() {
     }
     // Even and uneven groups and chunks; several chunks a thread; several micro-batches.
     let whole = [24, 47, 300].map(|images| (images, MicroBatches::WHOLE));
-    for (images, micro) in whole.into_iter().chain([(47, MicroBatches { size: 9, chunk: 18 })]) {
+    for (images, micro) in
+        whole.into_iter().chain([(47, MicroBatches { size: 9, chunk: 18, parts: 1 })])
+    {
         let on = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| bits(images, micro))

@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn processes_share_a_batch() {
-        for shares in [vec![0..10], vec![0..3, 3..4, 4..10]] {
+        for shares in [vec![0..5, 5..10], vec![0..3, 3..4, 4..10]] {
             let seen = shares.into_iter().flat_map(|share| {
                 let config =
                     LoaderConfig { batch: 10, share: Some(share), ..LoaderConfig::default() };

@@ -7,7 +7,7 @@ use super::overrides::{Known, Layers, RecipeError, nearest};
 use crate::methods::Method;
 
 /// Every key of a recipe, for suggestions and for refusing the rest.
-const KEYS: [&str; 66] = [
+const KEYS: [&str; 68] = [
     "data.path",
     "data.kind",
     "data.image_px",
@@ -60,11 +60,13 @@ const KEYS: [&str; 66] = [
     "batch.size",
     "batch.chunk",
     "batch.micro_batch",
+    "batch.parts",
     "train.seed",
     "train.precision",
     "train.checkpoint_every_epochs",
     "train.keep_checkpoints",
     "train.keep_every_epochs",
+    "train.patience_secs",
     "monitor.every_steps",
     "monitor.knn_every_epochs",
     "monitor.peak_tflops",
@@ -340,6 +342,8 @@ mod tests {
         let mut recipe = set(&[]).unwrap();
         recipe.batch.chunk = Some(Chunk::Auto);
         recipe.batch.micro_batch = Some(1);
+        recipe.batch.parts = Some(1);
+        recipe.train.patience_secs = Some(1);
         recipe.optim.clip_norm = Some(1.0);
         recipe.optim.ema_decay = Some(0.5);
         recipe.train.keep_every_epochs = Some(1.0);

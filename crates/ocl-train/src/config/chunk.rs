@@ -6,13 +6,17 @@ use std::str::FromStr;
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::Plan;
 use super::estimate::peak_bytes;
+use super::{Plan, PlanError};
 use crate::device::{self, Backend};
 use crate::step::{MicroBatches, busy_size, whole_micro_batches};
 
 /// What of the memory there is a step may take, by an estimate.
 const SHARE: f64 = 0.8;
+
+/// Parts of a batch that several processes share, at least, where nothing else is asked for: a run
+/// may then go on with another number of them.
+const USUAL_PARTS: usize = 8;
 
 /// `batch.chunk`: the images whose intermediate values are in memory at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +97,54 @@ pub(super) fn micro_batch(
 impl Plan {
     /// How a batch is taken apart.
     pub fn micro_batches(&self) -> MicroBatches {
-        MicroBatches { size: self.micro_batch, chunk: self.chunk }
+        MicroBatches { size: self.micro_batch, chunk: self.chunk, parts: self.parts }
+    }
+
+    /// Sets the parts of a new run's batch: what is asked for, or enough for so many processes and
+    /// some more. Micro-batches become smaller where a part would have none; the chunk is to be set
+    /// again afterwards.
+    ///
+    /// # Errors
+    /// When the batch has no such parts, or there are more processes than parts.
+    pub fn set_parts(&mut self, asked: Option<usize>, processes: usize) -> Result<(), PlanError> {
+        let wrong = |problem| PlanError::Value { key: "batch.parts".to_owned(), problem };
+        let most = 1 << self.batch.ilog2();
+        let parts = match asked {
+            Some(parts) if !parts.is_power_of_two() => {
+                return Err(wrong(format!("{parts} is no power of two: 1, 2, 4, 8 and so on")));
+            }
+            Some(parts) if parts > most => {
+                let problem = format!(
+                    "a batch of {} images has no {parts} parts; give at most {most}, or a larger \
+                     batch.size",
+                    self.batch
+                );
+                return Err(wrong(problem));
+            }
+            Some(parts) => parts,
+            None if processes == 1 => 1,
+            None => processes.next_power_of_two().max(USUAL_PARTS).min(most),
+        };
+        self.parts = parts;
+        self.fits(processes)?;
+        self.micro_batch = self.micro_batch.min(self.batch / parts);
+        Ok(())
+    }
+
+    /// Whether so many processes can share the run.
+    ///
+    /// # Errors
+    /// When a batch has fewer parts.
+    pub fn fits(&self, processes: usize) -> Result<(), PlanError> {
+        if processes <= self.parts {
+            return Ok(());
+        }
+        let (key, parts) = ("batch.parts".to_owned(), self.parts);
+        let problem = format!(
+            "{parts}: each of {processes} ranks needs a part of the batch; start at most {parts} \
+             (a new run may set more)"
+        );
+        Err(PlanError::Value { key, problem })
     }
 
     /// Sets the chunk: whole micro-batches, as near to what is asked for as that allows, at least
@@ -103,9 +154,10 @@ impl Plan {
     /// every shape, and likes large ones: there a micro-batch is a chunk.
     pub fn set_chunk(&mut self, asked: Chunk, backend: Backend) {
         if backend != Backend::Flex {
+            let most = self.batch / self.parts;
             self.micro_batch = match asked {
-                Chunk::Auto => self.largest_fitting(backend, 1).unwrap_or(self.batch),
-                Chunk::Images(images) => images.min(self.batch),
+                Chunk::Auto => self.largest_fitting(backend, 1).unwrap_or(most).min(most),
+                Chunk::Images(images) => images.min(most),
             };
             self.chunk = self.micro_batch;
             return;

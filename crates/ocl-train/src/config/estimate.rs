@@ -154,7 +154,7 @@ fn best_of(tries: usize, mut run: impl FnMut()) -> f64 {
 }
 
 /// Peak memory of a step in bytes when `chunk` images are in memory at once: the program,
-/// parameters, gradients (and their sum, when there are several micro-batches), moments and
+/// parameters, gradients (and their sums, when there are several micro-batches), moments and
 /// averages, activations of the chunk, what the objective has, and the batches that the loader
 /// holds.
 pub(super) fn peak_bytes(plan: &Plan, chunk: usize, backend: Backend) -> u64 {
@@ -173,7 +173,8 @@ pub(super) fn peak_bytes(plan: &Plan, chunk: usize, backend: Backend) -> u64 {
             chunk * ((depth - 1) * block + last) + micro_batch * values * beside
         })
         .sum();
-    let copies = if plan.micro_batch < plan.batch { 5 } else { 4 };
+    let sums = if plan.micro_batch < plan.batch { 1 + plan.parts.ilog2() as usize } else { 0 };
+    let copies = 4 + sums;
     let averages =
         plan.method.averaged_parameters(model) + plan.ema_decay.map_or(0, |_| model.parameters());
     let batches = BATCHES * plan.batch * plan.view().image_len();

@@ -31,6 +31,13 @@ pub struct Plan {
     /// Images that are encoded together, and whose gradients are summed together.
     #[serde(default, alias = "grain")]
     pub micro_batch: usize,
+    /// Parts of a batch, a power of two, whose gradients are summed as a binary tree: as many
+    /// processes may share a run.
+    #[serde(default = "one")]
+    pub parts: usize,
+    /// Seconds that a process waits for the others before it ends all of them; 0 for ever.
+    #[serde(default = "usual_patience")]
+    pub patience_secs: u64,
     /// Steps of an epoch; the last partial batch is dropped.
     pub steps_per_epoch: u64,
     /// Steps of the run.
@@ -70,6 +77,17 @@ pub struct Plan {
     /// When the run is looked at more closely.
     #[serde(default)]
     pub monitor: MonitorPlan,
+}
+
+/// Seconds that a process waits for the others when a recipe says nothing of it.
+pub(super) const PATIENCE_SECS: u64 = 600;
+
+fn one() -> usize {
+    1
+}
+
+fn usual_patience() -> u64 {
+    PATIENCE_SECS
 }
 
 /// Weights that an encoder begins from.

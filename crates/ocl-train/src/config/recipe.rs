@@ -121,6 +121,11 @@ pub struct BatchRecipe {
     /// As many as keep the threads busy when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub micro_batch: Option<usize>,
+    /// Parts of a batch, a power of two, whose gradients are summed as a binary tree; as many
+    /// processes may share the run, and any number of them gives the same bits on the CPU. When
+    /// absent 1 for one process, and 8 or more for several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parts: Option<usize>,
 }
 
 /// `[train]`
@@ -141,6 +146,10 @@ pub struct TrainRecipe {
     /// absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_every_epochs: Option<f64>,
+    /// Seconds that one of several processes waits for the others before it ends all of them; 600
+    /// when absent, 0 for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patience_secs: Option<u64>,
 }
 
 /// `[monitor]`: every key may be left out.

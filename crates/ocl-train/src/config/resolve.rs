@@ -5,6 +5,7 @@ use ocl_model::VitConfig;
 
 use super::chunk::micro_batch;
 use super::monitor::probe_interval;
+use super::plan::PATIENCE_SECS;
 use super::{Chunk, DataPlan, MonitorPlan, Plan, PlanError, Recipe};
 use crate::device::Backend;
 use crate::methods::Method;
@@ -42,6 +43,8 @@ impl Plan {
             batch: batch.size,
             chunk: batch.size,
             micro_batch,
+            parts: 1,
+            patience_secs: train.patience_secs.unwrap_or(PATIENCE_SECS),
             steps_per_epoch,
             steps: steps_per_epoch * train.epochs,
             checkpoint_every_steps: steps(train.checkpoint_every_epochs),
@@ -81,6 +84,7 @@ impl Plan {
             warmup_written: recipe.warmup_written,
             monitor: MonitorPlan::default(),
         };
+        plan.set_parts(batch.parts, 1)?;
         plan.set_chunk(chunk, Backend::Flex);
         plan.monitor = MonitorPlan {
             every_steps: monitor.every_steps.unwrap_or(MONITOR_STEPS),

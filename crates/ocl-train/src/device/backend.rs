@@ -42,6 +42,16 @@ impl Backend {
     /// # Errors
     /// [`BackendError::NotCompiled`] when its cargo feature is off.
     pub fn device(self) -> Result<Device, BackendError> {
+        self.device_number(0)
+    }
+
+    /// The backend's device of this number, without autodiff: one for each process on a machine.
+    /// What is no CUDA device has one for all.
+    ///
+    /// # Errors
+    /// [`BackendError::NotCompiled`] when its cargo feature is off.
+    pub fn device_number(self, number: usize) -> Result<Device, BackendError> {
+        let _ = number;
         match self {
             #[cfg(feature = "flex")]
             Self::Flex => Ok(Device::flex()),
@@ -50,7 +60,7 @@ impl Backend {
             #[cfg(feature = "vulkan")]
             Self::Vulkan => Ok(Device::vulkan(burn::tensor::DeviceKind::DefaultDevice)),
             #[cfg(feature = "cuda")]
-            Self::Cuda => Ok(Device::cuda(0)),
+            Self::Cuda => Ok(Device::cuda(number)),
             #[allow(unreachable_patterns, reason = "with every feature on, nothing is left")]
             other => Err(BackendError::NotCompiled(other)),
         }

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::module::Param;
-#[cfg(any(test, feature = "flex"))]
-use burn::tensor::TensorData;
-use burn::tensor::{DType, Gradients, Tensor};
+use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
 use ocl_model::NamedVisitor;
 #[cfg(feature = "flex")]
 use ocl_model::is_host;
@@ -57,6 +55,31 @@ impl NamedGradients {
         self.by_name.iter().map(|(name, g)| (name.clone(), f64::from(norm(g)))).collect()
     }
 
+    /// All values one after the other, in the order of names, and what is needed to take them apart
+    /// again.
+    pub(crate) fn into_values(self) -> (Vec<f32>, Layout) {
+        let device = self.by_name.values().next().map(Tensor::device);
+        let (mut values, mut lengths) = (vec![], vec![]);
+        for (name, gradient) in self.by_name {
+            lengths.push((name, gradient.dims()[0]));
+            let data = gradient.into_data();
+            values.extend_from_slice(data.as_slice::<f32>().expect("gradients are f32"));
+        }
+        (values, Layout { lengths, device: device.unwrap_or_default() })
+    }
+
+    /// The gradients that [`NamedGradients::into_values`] took apart.
+    pub(crate) fn from_values(values: Vec<f32>, layout: Layout) -> Self {
+        let Layout { lengths, device } = layout;
+        let mut rest = &values[..];
+        let by_name = lengths.into_iter().map(|(name, length)| {
+            let (own, behind) = rest.split_at(length);
+            rest = behind;
+            (name, Tensor::from_data(TensorData::new(own.to_vec(), [length]), &device))
+        });
+        Self { by_name: by_name.collect() }
+    }
+
     /// How many parameters have one.
     pub(crate) fn len(&self) -> usize {
         self.by_name.len()
@@ -65,6 +88,12 @@ impl NamedGradients {
     pub(crate) fn remove(&mut self, name: &str) -> Option<Tensor<1>> {
         self.by_name.remove(name)
     }
+}
+
+/// Which values are whose, in [`NamedGradients::into_values`].
+pub(crate) struct Layout {
+    lengths: Vec<(String, usize)>,
+    device: Device,
 }
 
 impl IntoIterator for NamedGradients {
@@ -155,16 +184,13 @@ fn add_on_host(sum: Tensor<1>, other: Tensor<1>) -> Tensor<1> {
     let mut sum = sum.into_data().try_into_vec::<f32>().expect("gradients are f32");
     let other = other.into_data();
     let other = other.as_slice::<f32>().expect("gradients are f32");
-    sum.par_chunks_mut(BAND).zip(other.par_chunks(BAND)).for_each(|(sum, other)| {
-        sum.iter_mut().zip(other).for_each(|(sum, other)| *sum += other);
-    });
+    crate::world::tree::add(&mut sum, other);
     Tensor::from_data(TensorData::new(sum, shape), &device)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::Device;
 
     #[test]
     fn sums_and_norms_are_those_of_the_values() {

@@ -12,19 +12,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use ocl_model::{WeightsError, state_bytes, weights_from};
+use ocl_model::WeightsError;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::atomic_file::{sync_folder, write_synced};
-use super::moments;
-use super::setup;
+use super::stored::Stored;
 use crate::config::Plan;
 use crate::step::Trainer;
 
-const WEIGHTS: &str = "weights.safetensors";
-const OPTIMIZER: &str = "optimizer.safetensors";
-const AVERAGE: &str = "average.safetensors";
+pub(super) const WEIGHTS: &str = "weights.safetensors";
+pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
+pub(super) const AVERAGE: &str = "average.safetensors";
 const PLAN: &str = "plan.toml";
 const STATE: &str = "state.json";
 
@@ -132,15 +131,10 @@ fn write(draft: &Path, step: u64, trainer: &Trainer, plan: &Plan) -> Result<(), 
         fs::remove_dir_all(draft).map_err(io("remove", draft))?;
     }
     fs::create_dir_all(draft).map_err(io("create", draft))?;
-    let about = [("step", step.to_string())];
-    let mut contents = vec![
-        (WEIGHTS, trainer.learner().weights(&about)),
-        (OPTIMIZER, moments::to_bytes(&trainer.optimizer().state())),
-        (PLAN, plan.to_toml().into_bytes()),
-    ];
-    if let Some(average) = trainer.average() {
-        contents.push((AVERAGE, state_bytes(average.weights(), &about)));
-    }
+    let Stored { weights, optimizer, average, .. } = Stored::of(step, trainer);
+    let mut contents =
+        vec![(WEIGHTS, weights), (OPTIMIZER, optimizer), (PLAN, plan.to_toml().into_bytes())];
+    contents.extend(average.map(|average| (AVERAGE, average)));
     let mut files = BTreeMap::new();
     for (name, bytes) in contents {
         files.insert(name.to_owned(), Digest::of(&bytes));
@@ -205,18 +199,14 @@ pub(crate) fn load(
         }
         Ok(bytes)
     };
-    let (weights, optimizer) = (whole(WEIGHTS)?, whole(OPTIMIZER)?);
-    let autodiff = device.clone().autodiff();
-    let learner = plan.method.learner_from(&weights, &folder.join(WEIGHTS), &autodiff)?;
-    let moments = moments::from_bytes(&optimizer).map_err(|reason| damaged(OPTIMIZER, reason))?;
-    let average = if plan.ema_decay.is_some() && state.files.contains_key(AVERAGE) {
-        let plain = device.clone().without_autodiff();
-        Some(weights_from(&whole(AVERAGE)?, &folder.join(AVERAGE), &plain)?)
-    } else {
-        None
+    let averaged = plan.ema_decay.is_some() && state.files.contains_key(AVERAGE);
+    let stored = Stored {
+        step: state.step,
+        weights: whole(WEIGHTS)?,
+        optimizer: whole(OPTIMIZER)?,
+        average: averaged.then(|| whole(AVERAGE)).transpose()?,
     };
-    let trainer = setup::trainer(plan, learner, moments, average, device);
-    Ok(Checkpoint { step: state.step, trainer })
+    Ok(Checkpoint { step: state.step, trainer: stored.trainer(folder, plan, device)? })
 }
 
 /// The step that a checkpoint's folder is named after.
@@ -256,6 +246,7 @@ mod tests {
 
     use crate::config::Recipe;
     use crate::optim::AdamWState;
+    use crate::run::setup;
 
     fn plan(pairs: &[&str]) -> Plan {
         let small = ["data.image_px=8", "model.patch_px=4", "model.width=8", "model.heads=2"];

@@ -9,6 +9,7 @@ use thiserror::Error;
 use super::checkpoint::CheckpointError;
 use crate::invocation::command_line;
 use crate::log::JournalError;
+use crate::world::Elsewhere;
 
 /// Why a run stopped.
 #[derive(Debug, Error)]
@@ -64,6 +65,21 @@ pub enum TrainError {
         /// The list of images that could not be read.
         quarantine: PathBuf,
     },
+    /// Another process of the run failed.
+    #[error(transparent)]
+    Elsewhere(#[from] Elsewhere),
+    /// Processes have drifted apart.
+    #[error(
+        "after step {step} the weights of rank {rank} are not those of rank 0, and nothing of this \
+         step was saved; resume from the checkpoint before. It means a fault of memory or of this \
+         program: please report it if it comes again"
+    )]
+    Diverged {
+        /// Steps done.
+        step: u64,
+        /// The first process that differs.
+        rank: usize,
+    },
     /// The run folder holds a run already.
     #[error(
         "{path} already holds a run; continue it with `--resume {path}`, or give another name",
@@ -104,8 +120,26 @@ pub enum TrainError {
     Weights(#[from] WeightsError),
 }
 
+impl TrainError {
+    /// The error with its causes, in one line.
+    pub(super) fn in_words(&self) -> String {
+        in_words(self)
+    }
+}
+
 fn sample_list(samples: &[u64]) -> String {
     let shown: Vec<String> = samples.iter().take(16).map(u64::to_string).collect();
     let more = samples.len().saturating_sub(16);
     if more == 0 { shown.join(" ") } else { format!("{} and {more} more", shown.join(" ")) }
+}
+
+/// An error with its causes, in one line.
+pub(super) fn in_words(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }

@@ -7,14 +7,17 @@ mod lock;
 mod moments;
 mod pending;
 mod pretrain;
+mod ranks;
 mod replay;
 mod setup;
 mod stop;
+mod stored;
 
 pub use atomic_file::replace_file;
 pub use checkpoint::CheckpointError;
 pub use error::TrainError;
 pub use lock::RunLock;
-pub use pretrain::{Outcome, Start, Until, pretrain};
+pub use pretrain::{Outcome, Start, Until, pretrain, pretrain_in};
+pub use ranks::check_alike;
 pub use replay::{Capture, Replay, replay};
 pub use stop::{INTERRUPTED, stop_on_signals};

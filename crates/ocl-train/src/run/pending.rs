@@ -34,12 +34,14 @@ pub(crate) struct Pending {
 pub(crate) struct Handed {
     at: Instant,
     waited: Duration,
+    exchanged: Option<Duration>,
 }
 
 impl Handed {
-    /// Now. `waited` is the time that has been spent waiting for data since the run began.
-    pub(crate) fn now(waited: Duration) -> Self {
-        Self { at: Instant::now(), waited }
+    /// Now. `waited` is the time that has been spent waiting for data since the run began,
+    /// `exchanged` that in exchanges with other processes, where there are any.
+    pub(crate) fn now(waited: Duration, exchanged: Option<Duration>) -> Self {
+        Self { at: Instant::now(), waited, exchanged }
     }
 }
 
@@ -48,7 +50,8 @@ pub(crate) struct Ledger<'a, O> {
     plan: &'a Plan,
     run: &'a Path,
     macs_per_image: u64,
-    journal: Journal,
+    /// The root's.
+    journal: Option<Journal>,
     observe: O,
     clock: Clock,
     pending: Option<Pending>,
@@ -56,7 +59,7 @@ pub(crate) struct Ledger<'a, O> {
 }
 
 impl<'a, O: FnMut(Event<'_>)> Ledger<'a, O> {
-    pub(crate) fn new(plan: &'a Plan, run: &'a Path, journal: Journal, observe: O) -> Self {
+    pub(crate) fn new(plan: &'a Plan, run: &'a Path, journal: Option<Journal>, observe: O) -> Self {
         Self {
             plan,
             run,
@@ -82,7 +85,10 @@ impl<'a, O: FnMut(Event<'_>)> Ledger<'a, O> {
         if let Some(pending) = self.pending.take() {
             self.account(pending)?;
         }
-        Ok(self.journal.flush()?)
+        match &mut self.journal {
+            Some(journal) => Ok(journal.flush()?),
+            None => Ok(()),
+        }
     }
 
     /// Leaves what has passed since the last step, saving say, out of the time of the next.
@@ -113,13 +119,14 @@ impl<'a, O: FnMut(Event<'_>)> Ledger<'a, O> {
             let rows = rows.into_data();
             spectrum(rows.as_slice::<f32>().expect("embeddings are f32"), width)
         });
-        let (secs, data_wait) = self.clock.lap(handed, read_for);
+        let Lap { secs, data_wait, comm } = self.clock.lap(handed, read_for);
         let images_per_sec = self.plan.batch as f64 / secs;
         let flops = 2.0 * self.macs_per_image as f64 * images_per_sec;
         figures.push("views/uniformity", spectrum.map(|Spectrum { uniformity, .. }| uniformity));
         figures.push("views/rank", spectrum.map(|Spectrum { rank, .. }| rank));
         figures.push("probe/knn_top1", knn_top1);
         figures.push("speed/mfu", self.plan.monitor.peak_tflops.map(|peak| flops / (peak * 1e12)));
+        figures.push("speed/comm", comm);
         let record = StepRecord {
             step,
             epoch: self.plan.epoch_at(step),
@@ -130,7 +137,9 @@ impl<'a, O: FnMut(Event<'_>)> Ledger<'a, O> {
             data_wait,
         };
         self.last_loss = Some(loss);
-        self.journal.record(&record)?;
+        if let Some(journal) = &mut self.journal {
+            journal.record(&record)?;
+        }
         self.tell(Event::Step(&record));
         Ok(())
     }
@@ -157,11 +166,13 @@ impl<'a, O: FnMut(Event<'_>)> Ledger<'a, O> {
             samples: samples.clone(),
             from_step: 0,
         };
-        let written = self
-            .journal
-            .flush()
-            .map_err(TrainError::from)
-            .and_then(|()| replay::write(self.run, self.plan, capture));
+        let written = match &mut self.journal {
+            Some(journal) => {
+                let flushed = journal.flush().map_err(TrainError::from);
+                flushed.and_then(|()| replay::write(self.run, self.plan, capture))
+            }
+            None => Ok(replay::folder(self.run, step)),
+        };
         match written {
             Ok(capture) => {
                 TrainError::NonFinite { step, loss, gradient_norm, lr, samples, capture }
@@ -171,30 +182,44 @@ impl<'a, O: FnMut(Event<'_>)> Ledger<'a, O> {
     }
 }
 
-/// When the last step ended, and how long data had been waited for until then.
+/// When the last step ended, and how long data had been waited for and exchanged until then.
 struct Clock {
     since: Instant,
     waited: Duration,
+    exchanged: Duration,
+}
+
+/// How long a step took, and the shares of it spent waiting for data and in exchanges.
+struct Lap {
+    secs: f64,
+    data_wait: f64,
+    comm: Option<f64>,
 }
 
 impl Clock {
     fn start() -> Self {
-        Self { since: Instant::now(), waited: Duration::ZERO }
+        Self { since: Instant::now(), waited: Duration::ZERO, exchanged: Duration::ZERO }
     }
 
-    /// Seconds of a step and the share of them spent waiting for data.
-    ///
     /// A step ends when it was handed over, where the device had done it by then; else so much
     /// later as reading its figures took, but for a delay that is the same for each step. When two
     /// are read at once, each has its own end. Where the device ended in between (the host was
     /// looking at k-NN, say), a step seems shorter by what it did then, and the next longer: only
     /// their sum is right.
-    fn lap(&mut self, handed: Handed, read_for: Duration) -> (f64, f64) {
+    fn lap(&mut self, handed: Handed, read_for: Duration) -> Lap {
         let ended = handed.at + read_for;
         let secs = ended.saturating_duration_since(self.since).as_secs_f64().max(1e-9);
-        let share = (handed.waited.saturating_sub(self.waited).as_secs_f64() / secs).min(1.0);
+        let share = |now: Duration, before: Duration| {
+            (now.saturating_sub(before).as_secs_f64() / secs).min(1.0)
+        };
+        let lap = Lap {
+            secs,
+            data_wait: share(handed.waited, self.waited),
+            comm: handed.exchanged.map(|exchanged| share(exchanged, self.exchanged)),
+        };
         (self.since, self.waited) = (self.since.max(ended), handed.waited);
-        (secs, share)
+        self.exchanged = handed.exchanged.unwrap_or_default();
+        lap
     }
 }
 
@@ -206,18 +231,25 @@ mod tests {
     fn a_step_takes_its_own_time_whenever_its_loss_is_read() {
         let begin = Instant::now();
         let ms = Duration::from_millis;
-        let handed = |at: u64, waited: u64| Handed { at: begin + ms(at), waited: ms(waited) };
-        let near = |(secs, share): (f64, f64), expected: (f64, f64)| {
-            assert!((secs - expected.0).abs() < 1e-9 && (share - expected.1).abs() < 1e-9);
+        let handed = |at: u64, waited: u64| Handed {
+            at: begin + ms(at),
+            waited: ms(waited),
+            exchanged: None,
+        };
+        let start = || Clock { since: begin, waited: Duration::ZERO, exchanged: Duration::ZERO };
+        let near = |lap: Lap, expected: (f64, f64)| {
+            assert!((lap.secs - expected.0).abs() < 1e-9);
+            assert!((lap.data_wait - expected.1).abs() < 1e-9);
+            assert_eq!(lap.comm, None);
         };
         // The host computes: every step has ended when it is handed over. The last two are read at
         // once.
-        let mut clock = Clock { since: begin, waited: Duration::ZERO };
+        let mut clock = start();
         near(clock.lap(handed(100, 20), Duration::ZERO), (0.1, 0.2));
         near(clock.lap(handed(200, 20), Duration::ZERO), (0.1, 0.0));
         near(clock.lap(handed(300, 70), Duration::ZERO), (0.1, 0.5));
         // A device computes for 100 ms: handing over takes 10, and reading waits for the rest.
-        let mut clock = Clock { since: begin, waited: Duration::ZERO };
+        let mut clock = start();
         near(clock.lap(handed(10, 0), ms(80)), (0.09, 0.0));
         near(clock.lap(handed(110, 0), ms(80)), (0.1, 0.0));
         near(clock.lap(handed(210, 0), ms(80)), (0.1, 0.0));

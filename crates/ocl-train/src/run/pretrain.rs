@@ -2,10 +2,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use burn::tensor::Device;
-use ocl_data::{Batch, Loader, Source};
+use ocl_data::{Loader, Source};
 use ocl_model::{Vit, state_bytes};
 
 use super::atomic_file::replace_file;
@@ -13,11 +13,14 @@ use super::checkpoint::{self, Checkpoint, CheckpointError};
 use super::error::TrainError;
 use super::lock::RunLock;
 use super::pending::{Handed, Ledger, Pending};
+use super::ranks::{same_everywhere, turn};
 use super::setup::{fresh_trainer, loader_config};
+use super::stored::Stored;
 use crate::config::Plan;
 use crate::log::{Event, Journal};
 use crate::monitor::{self, Probe};
 use crate::step::{Readback, Trainer};
+use crate::world::World;
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,52 +73,80 @@ pub fn pretrain(
     start: Start,
     device: &Device,
     until: Until<'_>,
+    observe: impl FnMut(Event<'_>),
+) -> Result<Outcome, TrainError> {
+    pretrain_in(&World::One, plan, source, run, start, device, until, observe)
+}
+
+/// The same as one of several processes, which all call this with the same plan. The root alone
+/// reads and writes the run folder; its observer is told what a run of one process would tell.
+///
+/// # Errors
+/// [`TrainError`] in every process, whichever failed.
+#[allow(clippy::too_many_arguments, reason = "one more than `pretrain` has")]
+pub fn pretrain_in(
+    world: &World,
+    plan: &Plan,
+    source: Arc<Source>,
+    run: &Path,
+    start: Start,
+    device: &Device,
+    until: Until<'_>,
     mut observe: impl FnMut(Event<'_>),
 ) -> Result<Outcome, TrainError> {
-    let _lock = prepare_folder(plan, run, start)?;
-    let (mut trainer, mut step, mut saved) = begin(plan, run, start, device, &mut observe)?;
-    let journal = Journal::open(run, step)?;
-    let mut probe = Probe::new(plan, &source);
-    let mut loader = Loader::start(source, plan.view(), loader_config(plan, Some(run), step))?;
+    let lock = world.on_root(|| prepare_folder(plan, run, start), TrainError::in_words)?;
+    let (mut trainer, mut step, mut saved) = begin(world, plan, run, start, device, &mut observe)?;
+    let journal = world.on_root(|| Ok(Journal::open(run, step)?), TrainError::in_words)?;
+    let mut probe = if world.is_root() { Probe::new(plan, &source) } else { None };
+    let loader = Loader::start(source, plan.view(), loader_config(plan, Some(run), step, world));
+    let mut loader = world.together(loader.map_err(TrainError::from), TrainError::in_words)?;
 
     let readback = Readback::of(device);
     let mut ledger = Ledger::new(plan, run, journal, observe);
-    while step < plan.steps.min(until.step) && !until.stop.load(Ordering::Relaxed) {
-        let Some(batch) = loader.next() else { break };
-        let batch: Batch = batch?;
-        enough(plan, run, step + 1, batch.images)?;
+    while step < plan.steps.min(until.step) {
+        let Some((batch, samples)) = turn(world, plan, &mut loader, until.stop)? else { break };
+        enough(plan, run, step + 1, samples.len())?;
         let rates = plan.rates(step);
-        let samples = batch.samples.clone();
         let output;
         (trainer, output) = trainer.step_watched(batch, rates);
         step += 1;
-        let handed = Handed::now(loader.wait_time());
+        let exchanged = (world.size() > 1).then(|| world.time_spent());
+        let handed = Handed::now(loader.wait_time(), exchanged);
         let pending = Pending {
             step,
             lr: rates.lr,
-            sample: monitor::sample(plan, step, &output),
+            sample: monitor::sample(plan, step, &output).filter(|_| world.is_root()),
             output: readback.ask(output.into_figures()),
             knn_top1: look(plan, step, &mut probe, &trainer, &mut ledger),
             samples,
             handed,
         };
-        ledger.enter(pending)?;
+        ended_by_all(world, ledger.enter(pending))?;
         if plan.saves_at(step) {
-            ledger.settle()?;
-            save(plan, run, step, &trainer, &mut ledger)?;
+            ended_by_all(world, ledger.settle())?;
+            save(world, plan, run, step, &trainer, &mut ledger)?;
             ledger.pause();
             saved = Some(step);
         }
     }
-    ledger.settle()?;
+    ended_by_all(world, ledger.settle())?;
     if saved != Some(step) {
-        save(plan, run, step, &trainer, &mut ledger)?;
+        save(world, plan, run, step, &trainer, &mut ledger)?;
     }
     let finished = step >= plan.steps;
     if finished {
-        save_encoder(plan, run, &trainer)?;
+        world.on_root(|| save_encoder(plan, run, &trainer), TrainError::in_words)?;
     }
+    drop(lock);
     Ok(Outcome { step, finished, last_loss: ledger.last_loss(), skipped: loader.skipped() })
+}
+
+/// A loss that is NaN or infinite is so in all processes: each ends by itself.
+fn ended_by_all(world: &World, result: Result<(), TrainError>) -> Result<(), TrainError> {
+    if matches!(result, Err(TrainError::NonFinite { .. })) {
+        world.leave();
+    }
+    result
 }
 
 /// Images that cannot be read are missing from their batch; a method may need more than are left.
@@ -150,14 +181,18 @@ fn look(
 }
 
 fn save(
+    world: &World,
     plan: &Plan,
     run: &Path,
     step: u64,
     trainer: &Trainer,
     ledger: &mut Ledger<'_, impl FnMut(Event<'_>)>,
 ) -> Result<(), TrainError> {
-    let folder = checkpoint::save(run, step, trainer, plan)?;
-    ledger.tell(Event::Saved(&folder));
+    same_everywhere(world, step, trainer)?;
+    let save = || Ok(checkpoint::save(run, step, trainer, plan)?);
+    if let Some(folder) = world.on_root(save, TrainError::in_words)? {
+        ledger.tell(Event::Saved(&folder));
+    }
     Ok(())
 }
 
@@ -189,8 +224,39 @@ fn prepare_folder(plan: &Plan, run: &Path, start: Start) -> Result<RunLock, Trai
     Ok(lock)
 }
 
-/// The trainer, the steps it has done, and the step of the checkpoint that it comes from.
+/// The trainer, the steps it has done, and the step of the checkpoint that it comes from. The root's
+/// go to all processes.
 fn begin(
+    world: &World,
+    plan: &Plan,
+    run: &Path,
+    start: Start,
+    device: &Device,
+    observe: &mut impl FnMut(Event<'_>),
+) -> Result<(Trainer, u64, Option<u64>), TrainError> {
+    let on_root = || begin_alone(plan, run, start, device, observe);
+    let own = world.on_root(on_root, TrainError::in_words)?;
+    if world.size() == 1 {
+        return Ok(own.expect("one process is the root"));
+    }
+    let bytes = own.as_ref().map(|(trainer, step, saved)| {
+        let mut bytes = vec![u8::from(saved.is_some())];
+        bytes.extend(Stored::of(*step, trainer).into_bytes());
+        bytes
+    });
+    let bytes = world.from_root(bytes.unwrap_or_default());
+    let (trainer, step, saved) = match own {
+        Some(own) => own,
+        None => {
+            let stored = Stored::from_bytes(&bytes[1..]);
+            let trainer = stored.trainer(run, plan, device)?;
+            (trainer, stored.step, (bytes[0] == 1).then_some(stored.step))
+        }
+    };
+    Ok((trainer.with_world(world.clone()), step, saved))
+}
+
+fn begin_alone(
     plan: &Plan,
     run: &Path,
     start: Start,

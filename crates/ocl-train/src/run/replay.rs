@@ -18,6 +18,7 @@ use super::checkpoint::{self, Checkpoint};
 use super::error::TrainError;
 use super::setup::{fresh_trainer, loader_config};
 use crate::config::Plan;
+use crate::world::World;
 
 /// A step whose loss or gradient was NaN or infinite.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,12 +60,17 @@ pub struct Replay {
     pub gradient_norms: Vec<(String, f64)>,
 }
 
+/// Where a step is captured.
+pub(super) fn folder(run: &Path, step: u64) -> PathBuf {
+    run.join("captures").join(format!("step-{step:08}"))
+}
+
 /// Writes a capture of `capture.step` into the run folder.
 ///
 /// # Errors
 /// When the disk refuses.
 pub(super) fn write(run: &Path, plan: &Plan, mut capture: Capture) -> Result<PathBuf, TrainError> {
-    let folder = run.join("captures").join(format!("step-{:08}", capture.step));
+    let folder = folder(run, capture.step);
     let failed = |source| TrainError::Folder { path: folder.clone(), source };
     let newest = checkpoint::list(run)?.pop();
     capture.from_step = newest.as_deref().and_then(checkpoint::step_of).unwrap_or(0);
@@ -110,7 +116,7 @@ pub fn replay(
         }
         false => (fresh_trainer(plan, device)?, 0),
     };
-    let config = loader_config(plan, None, step);
+    let config = loader_config(plan, None, step, &World::One);
     for batch in Loader::start(source, plan.view(), config)? {
         let batch = batch?;
         step += 1;

@@ -12,6 +12,7 @@ use crate::config::{InitPlan, Plan};
 use crate::methods::Learner;
 use crate::optim::{AdamW, AdamWState, WeightAverage};
 use crate::step::Trainer;
+use crate::world::World;
 
 /// A trainer that has done nothing yet: parameters drawn from the seed, the encoder's from the
 /// plan's file where it names one.
@@ -78,8 +79,16 @@ pub(super) fn trainer(
     }
 }
 
-/// The loader of a run that has done `step` steps; what it cannot read is listed in `run`.
-pub(super) fn loader_config(plan: &Plan, run: Option<&Path>, step: u64) -> LoaderConfig {
+/// The loader of a run that has done `step` steps, for this process's share of its batches; what
+/// cannot be read is listed in `run` by the root.
+pub(super) fn loader_config(
+    plan: &Plan,
+    run: Option<&Path>,
+    step: u64,
+    world: &World,
+) -> LoaderConfig {
+    let (rank, processes) = (world.rank(), world.size());
+    let share = plan.micro_batches().share(plan.batch, rank, processes);
     LoaderConfig {
         batch: plan.batch,
         workers: plan.data.workers,
@@ -88,8 +97,8 @@ pub(super) fn loader_config(plan: &Plan, run: Option<&Path>, step: u64) -> Loade
         epochs: step / plan.steps_per_epoch..plan.epochs,
         first_batch: step % plan.steps_per_epoch,
         max_bad_share: plan.data.max_bad_share,
-        quarantine: run.map(|run| run.join("quarantine.jsonl")),
+        quarantine: run.filter(|_| world.is_root()).map(|run| run.join("quarantine.jsonl")),
         subset: None,
-        ..LoaderConfig::default()
+        share: (processes > 1).then_some(share),
     }
 }

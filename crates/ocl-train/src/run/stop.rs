@@ -1,4 +1,5 @@
-//! Stopping in good order on Ctrl-C, SIGTERM and SIGHUP.
+//! Stopping in good order on Ctrl-C, SIGTERM and SIGHUP, and on SIGUSR1, which launchers and
+//! schedulers hand on to the processes of a run.
 
 use std::io;
 use std::sync::OnceLock;
@@ -26,5 +27,19 @@ pub fn stop_on_signals(stop: &'static AtomicBool) -> io::Result<()> {
             std::process::exit(i32::from(INTERRUPTED));
         }
     })
-    .map_err(io::Error::other)
+    .map_err(io::Error::other)?;
+    stop_on_usr1(stop)
+}
+
+/// SIGUSR1 asks for a checkpoint, however often it comes.
+#[cfg(unix)]
+fn stop_on_usr1(stop: &'static AtomicBool) -> io::Result<()> {
+    let set = || stop.store(true, Ordering::Relaxed);
+    // SAFETY: storing to an atomic is one of the few things that a signal's handler may do.
+    unsafe { signal_hook_registry::register(libc::SIGUSR1, set) }.map(|_| ())
+}
+
+#[cfg(not(unix))]
+fn stop_on_usr1(_: &'static AtomicBool) -> io::Result<()> {
+    Ok(())
 }

@@ -4,36 +4,90 @@
 //! graph, the loss gives its gradient at the embeddings, and the networks' gradients follow from
 //! encoding again with a graph (GradCache, arXiv 2101.06983). Every image is contrasted with all
 //! others. A loss that is a mean over images needs none of this: each is encoded once.
+//!
+//! Several processes take a share of the images each. They gather the embeddings, so that each has
+//! the whole batch's loss and its gradient at its own rows, and sum the networks' gradients.
+
+use std::ops::Range;
 
 use burn::tensor::Tensor;
 use ocl_data::Batch;
 
 use super::MicroBatches;
-use super::micro_batches::Parts;
+use super::micro_batches::Cut;
+use super::tree::GradientTree;
 use crate::methods::{Embedded, Learner, Objective};
 use crate::optim::NamedGradients;
+use crate::world::{World, tree};
 
-/// What a batch gives: its objective, and the gradients of all parameters.
+/// A process's part of a batch.
+struct Share<'a> {
+    world: &'a World,
+    micro: MicroBatches,
+    /// Images of the whole batch.
+    images: usize,
+    /// Where this process's begin among them.
+    first_image: usize,
+    /// Parts of the batch that are this process's.
+    parts: Range<usize>,
+}
+
+impl<'a> Share<'a> {
+    /// # Panics
+    /// If the images are not this process's share of what all have together.
+    fn of(world: &'a World, micro: MicroBatches, images: usize) -> Self {
+        let all: usize = world.exchange(images).into_iter().sum();
+        let own = micro.share(all, world.rank(), world.size());
+        assert_eq!(own.len(), images, "images of rank {} of a batch of {all}", world.rank());
+        let parts = tree::share(micro.parts, world.rank(), world.size());
+        Self { world, micro, images: all, first_image: own.start, parts }
+    }
+
+    /// This process's micro-batches of a part, counted from its first.
+    fn of_part(&self, part: usize) -> Range<usize> {
+        let at = |part: usize| self.micro.first_of(part, self.images);
+        let first = at(self.parts.start);
+        at(part) - first..at(part + 1) - first
+    }
+
+    /// The sum over the whole batch of what `gradients` gives for each micro-batch of this process,
+    /// which it is asked for from the last to the first.
+    fn sum(&self, mut gradients: impl FnMut(usize) -> NamedGradients) -> NamedGradients {
+        let mut sums = GradientTree::default();
+        for part in self.parts.clone().rev() {
+            let own = self.of_part(part).rev().map(&mut gradients);
+            sums.push(part, own.reduce(NamedGradients::plus).unwrap_or_default());
+        }
+        sums.whole(self.world, self.micro.parts)
+    }
+
+    /// What all processes embedded, in order.
+    fn gathered(&self, own: Embedded) -> Embedded {
+        let gather = |rows| self.world.rows(rows);
+        Embedded { rows: gather(own.rows), beside: own.beside.map(gather) }
+    }
+}
+
+/// What a batch gives: its objective, and the gradients of all parameters. `batch` is this
+/// process's share of it.
 pub(super) fn gradients(
     learner: &mut Learner,
     micro: MicroBatches,
     batch: Batch,
+    world: &World,
 ) -> (Objective, NamedGradients) {
-    let parts = Parts::of(batch, micro.size);
+    let share = Share::of(world, micro, batch.images);
+    let cut = Cut::of(batch, micro.size);
     match learner.is_separable() {
-        true => of_mean(learner, parts),
-        false => of_whole(learner, micro, parts),
+        true => of_mean(learner, &share, cut),
+        false => of_whole(learner, &share, cut),
     }
 }
 
 /// For a loss that sees the whole batch at once.
-fn of_whole(
-    learner: &mut Learner,
-    micro: MicroBatches,
-    mut parts: Parts,
-) -> (Objective, NamedGradients) {
-    let count = parts.len();
-    let whole = micro.chunk >= parts.batch.images;
+fn of_whole(learner: &mut Learner, share: &Share<'_>, mut cut: Cut) -> (Objective, NamedGradients) {
+    let (count, micro) = (cut.len(), share.micro);
+    let whole = micro.chunk >= cut.batch.images;
     let kept = if whole { count } else { (micro.chunk / micro.size).max(1) };
 
     // The last chunk's graphs are kept; of the images before it only the embeddings are. They are
@@ -41,41 +95,44 @@ fn of_whole(
     let without_graph = (kept < count).then(|| learner.clone().no_grad());
     let mut graphs = vec![];
     let embedded = (0..count).map(|i| match &without_graph {
-        Some(learner) if i + kept < count => inner(learner.embed(parts.get(i))),
+        Some(learner) if i + kept < count => inner(learner.embed(cut.get(i))),
         _ => {
-            let embedded = learner.embed(parts.get(i));
+            let embedded = learner.embed(cut.get(i));
             graphs.push(embedded.rows.clone());
             inner(embedded)
         }
     });
-    let embedded = joined(embedded.collect());
+    let embedded = share.gathered(joined(embedded.collect()));
     drop(without_graph);
 
     let [_, rows, width] = embedded.rows.dims();
     let mut objective = learner.objective(embedded);
-    let mut sum = std::mem::take(&mut objective.of_heads);
-    for i in (0..count).rev() {
-        let encoded = graphs.pop().unwrap_or_else(|| learner.embed_again(parts.get(i)));
-        let slope = objective.gradient.clone().slice([parts.images(i), 0..rows, 0..width]);
+    let sum = share.sum(|i| {
+        let encoded = graphs.pop().unwrap_or_else(|| learner.embed_again(cut.get(i)));
+        let images = cut.images(i);
+        let images = share.first_image + images.start..share.first_image + images.end;
+        let slope = objective.gradient.clone().slice([images, 0..rows, 0..width]);
         let gradients = (encoded * Tensor::from_inner(slope)).sum().backward();
-        sum = sum.plus(NamedGradients::of(gradients, |take| learner.visit(take)));
-    }
-    (objective, sum)
+        NamedGradients::of(gradients, |take| learner.visit(take))
+    });
+    // Every process has the whole batch's gradients of the heads already.
+    let of_heads = std::mem::take(&mut objective.of_heads);
+    (objective, sum.plus(of_heads))
 }
 
 /// For a loss that is a mean over images.
-fn of_mean(learner: &mut Learner, mut parts: Parts) -> (Objective, NamedGradients) {
-    let images = parts.batch.images as f64;
-    let (mut embedded, mut sum) = (vec![], NamedGradients::default());
+fn of_mean(learner: &mut Learner, share: &Share<'_>, mut cut: Cut) -> (Objective, NamedGradients) {
+    let images = share.images as f64;
+    let mut embedded = vec![];
     // Last to first, as everywhere, so that one order of sums serves all methods.
-    for i in (0..parts.len()).rev() {
-        let part = learner.embed(parts.get(i));
+    let sum = share.sum(|i| {
+        let part = learner.embed(cut.get(i));
         let gradients = part.rows.clone().sum().div_scalar(images).backward();
-        sum = sum.plus(NamedGradients::of(gradients, |take| learner.visit(take)));
         embedded.push(inner(part));
-    }
+        NamedGradients::of(gradients, |take| learner.visit(take))
+    });
     embedded.reverse();
-    (learner.objective(joined(embedded)), sum)
+    (learner.objective(share.gathered(joined(embedded))), sum)
 }
 
 fn inner(embedded: Embedded) -> Embedded {

@@ -1,6 +1,10 @@
 //! How a batch is taken apart.
 
+use std::ops::Range;
+
 use ocl_data::Batch;
+
+use crate::world::tree;
 
 /// Tokens of a micro-batch for each thread: fewer make the packing of matrices felt on the CPU.
 const BUSY_ROWS: usize = 704;
@@ -15,17 +19,33 @@ pub struct MicroBatches {
     /// Images whose intermediate values are in memory at once, at least a micro-batch. The last
     /// chunk's are kept from the first encoding; only the images before it are encoded twice.
     pub chunk: usize,
+    /// Parts of the batch, a power of two: a part's micro-batches are summed one after the other,
+    /// and the parts as a binary tree. So as many processes may share a batch and give the same
+    /// bits.
+    pub parts: usize,
 }
 
 impl MicroBatches {
     /// The whole batch at once.
-    pub const WHOLE: Self = Self { size: usize::MAX, chunk: usize::MAX };
+    pub const WHOLE: Self = Self { size: usize::MAX, chunk: usize::MAX, parts: 1 };
 
     /// How a new run on the CPU takes a batch apart when `chunk` of its images may be in memory at
     /// once; `rows_per_image` are the tokens of all its sequences together.
     pub fn of(batch: usize, rows_per_image: usize, chunk: usize) -> Self {
         let size = busy_size(batch, rows_per_image).min(chunk);
-        Self { size, chunk: whole_micro_batches(batch, size, chunk) }
+        Self { size, chunk: whole_micro_batches(batch, size, chunk), parts: 1 }
+    }
+
+    /// The images of a batch of so many that process `rank` of `processes` takes.
+    pub fn share(self, batch: usize, rank: usize, processes: usize) -> Range<usize> {
+        let own = tree::share(self.parts, rank, processes);
+        let first = |part: usize| (self.first_of(part, batch) * self.size.min(batch)).min(batch);
+        first(own.start)..first(own.end)
+    }
+
+    /// The first micro-batch of a part of a batch of so many images.
+    pub(super) fn first_of(self, part: usize, batch: usize) -> usize {
+        batch.div_ceil(self.size.min(batch).max(1)) * part / self.parts
     }
 }
 
@@ -40,13 +60,13 @@ pub(crate) fn whole_micro_batches(batch: usize, size: usize, images: usize) -> u
     if images >= batch { batch } else { (images / size).max(1) * size }
 }
 
-/// A batch on the host, in micro-batches.
-pub(super) struct Parts {
+/// A batch, or a process's share of one, on the host and in micro-batches.
+pub(super) struct Cut {
     pub(super) batch: Batch,
     size: usize,
 }
 
-impl Parts {
+impl Cut {
     pub(super) fn of(batch: Batch, size: usize) -> Self {
         Self { size: size.min(batch.images).max(1), batch }
     }

@@ -4,6 +4,7 @@ mod grad_cache;
 mod micro_batches;
 mod readback;
 mod trainer;
+mod tree;
 
 pub use micro_batches::MicroBatches;
 pub use readback::{Readback, Reading};

@@ -7,6 +7,7 @@ use ocl_model::{ConfigError, Precision, Vit, VitConfig};
 use super::{MicroBatches, grad_cache};
 use crate::methods::{Learner, Method, Objective, PendingFigures};
 use crate::optim::{AdamW, AdamWConfig, NamedGradients, Rates, WeightAverage};
+use crate::world::World;
 
 /// What came of a step. Reading a tensor waits for the device: read late.
 #[derive(Clone, Debug)]
@@ -42,6 +43,7 @@ pub struct Trainer {
     optimizer: AdamW,
     micro: MicroBatches,
     average: Option<WeightAverage<Vit>>,
+    world: World,
 }
 
 impl Trainer {
@@ -63,17 +65,30 @@ impl Trainer {
     /// Continues with given networks (on an autodiff device) and optimiser. Batches are taken
     /// whole.
     pub fn with(learner: Learner, optimizer: AdamW) -> Self {
-        Self { learner, optimizer, micro: MicroBatches::WHOLE, average: None }
+        Self { learner, optimizer, micro: MicroBatches::WHOLE, average: None, world: World::One }
     }
 
     /// The same trainer, which takes batches apart.
     ///
     /// # Panics
-    /// If a micro-batch has no image.
+    /// If a micro-batch has no image, or the parts are no power of two.
     #[must_use]
     pub fn with_micro_batches(self, micro: MicroBatches) -> Self {
         assert!(micro.size > 0, "a micro-batch needs at least one image");
+        assert!(micro.parts.is_power_of_two(), "{} parts are no binary tree", micro.parts);
         Self { micro, ..self }
+    }
+
+    /// The same trainer as one of several processes: each takes its
+    /// [share](MicroBatches::share) of a batch, and all make the same step.
+    ///
+    /// # Panics
+    /// If there are more processes than parts of a batch.
+    #[must_use]
+    pub fn with_world(self, world: World) -> Self {
+        let (parts, processes) = (self.micro.parts, world.size());
+        assert!(processes <= parts, "{processes} processes, and {parts} parts of a batch");
+        Self { world, ..self }
     }
 
     /// The same trainer with its matrix products in another precision; parameters, gradients and
@@ -105,9 +120,9 @@ impl Trainer {
     /// [`Trainer::step`] with what tells how the run is doing.
     pub fn step_watched(self, batch: Batch, rates: impl Into<Rates>) -> (Self, StepOutput) {
         let rates = rates.into();
-        let Self { learner, mut optimizer, micro, mut average } = self;
+        let Self { learner, mut optimizer, micro, mut average, world } = self;
         let mut learner = learner.before_step(&rates);
-        let (objective, gradients) = grad_cache::gradients(&mut learner, micro, batch);
+        let (objective, gradients) = grad_cache::gradients(&mut learner, micro, batch, &world);
         if let Some(weight_decay) = rates.weight_decay {
             optimizer.set_weight_decay(weight_decay);
         }
@@ -119,12 +134,12 @@ impl Trainer {
         }
         let Objective { loss, figures, watched, .. } = objective;
         let output = StepOutput { loss, gradient_norm, figures, watched };
-        (Self { learner, optimizer, micro, average }, output)
+        (Self { learner, optimizer, micro, average, world }, output)
     }
 
     /// The objective of a batch and the gradients of all parameters; nothing is moved.
     pub fn gradients(&self, batch: Batch) -> (Objective, NamedGradients) {
-        grad_cache::gradients(&mut self.learner.clone(), self.micro, batch)
+        grad_cache::gradients(&mut self.learner.clone(), self.micro, batch, &self.world)
     }
 
     /// What is trained.
@@ -203,7 +218,7 @@ mod tests {
         for size in [1, 2, 3, 4, 5, 6, 7, 8, 12, 17, 24, 100] {
             let mut by_chunk: Option<BTreeMap<String, Vec<f32>>> = None;
             for chunk in [size, 2 * size, 3 * size + 1, IMAGES, usize::MAX] {
-                trainer = trainer.with_micro_batches(MicroBatches { size, chunk });
+                trainer = trainer.with_micro_batches(MicroBatches { size, chunk, parts: 1 });
                 let (objective, gradients) = trainer.gradients(batch());
                 let found: f32 = objective.loss.into_scalar();
                 assert!((found - loss).abs() < 1e-5 * loss, "{size}, {chunk}: {found} {loss}");

@@ -12,7 +12,8 @@ use ocl_eval::{Budget, CompareConfig, Entrant, REPORT_LIMITS, compare, paces};
 use ocl_train::{Backend, Estimate, INTERRUPTED, Method, command_line, stop_on_signals};
 
 use crate::options::word;
-use crate::pretraining::{recipe_for, toml_string};
+use crate::planning::recipe_for;
+use crate::pretraining::toml_string;
 use crate::print;
 
 static STOP: AtomicBool = AtomicBool::new(false);

@@ -5,20 +5,21 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use clap::Args;
 use ocl_data::{Source, SourceKind, Split};
-use ocl_eval::open_encoder;
-use ocl_model::{OpenOptions, Precision};
+use ocl_model::Precision;
 use ocl_train::{
-    Backend, Chunk, Estimate, INTERRUPTED, InitPlan, ModelRecipe, Plan, Progress, Recipe, Start,
-    Until, command_line, pretrain, replay, stop_on_signals, summary,
+    Backend, Chunk, Estimate, INTERRUPTED, Launched, Outcome, Place, Plan, Progress, Recipe, Start,
+    Until, World, check_alike, command_line, pretrain_in, replay, stop_on_signals, summary,
 };
 
 use crate::options::{ReportArgs, word};
-use crate::{measuring, print};
+use crate::planning::{fresh, resumed, run_folder};
+use crate::{launching, measuring, print};
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
@@ -83,6 +84,10 @@ pub(crate) struct PretrainArgs {
     /// Loader threads; batches do not depend on it
     #[arg(long)]
     pub(crate) workers: Option<usize>,
+    /// Processes that share each batch, a device or a part of the cores each, started by mpirun; any
+    /// number of them gives the same result
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) ranks: Option<u16>,
     /// Where run folders are made
     #[arg(long, value_name = "FOLDER", default_value = "runs")]
     pub(crate) out: PathBuf,
@@ -153,57 +158,161 @@ pub(crate) fn recipes(args: &RecipesArgs) -> Result<()> {
 
 /// Trains, then reports what the representation is worth.
 pub(crate) fn run(args: &PretrainArgs) -> Result<ExitCode> {
+    let ranks = args.ranks.map_or(1, usize::from);
+    if ranks > 1 && Launched::from_environment().is_none() {
+        return launching::run(ranks);
+    }
     if !args.dry_run {
         // Before anything is loaded: stopping is then a matter of the loop, at any moment.
         stop_on_signals(&STOP).context("cannot listen for Ctrl-C")?;
     }
-    let device = args.backend.device()?;
-    let (plan, source, start) = match &args.resume {
-        Some(run) => resumed(run, args)?,
-        None => fresh(args, &device)?,
-    };
-    let estimate = Estimate::count(&plan, args.backend);
-    if args.dry_run {
-        let estimate = estimate.with_time(&plan, args.backend, &device)?;
-        print(&format!(
-            "{}\n{}",
-            plan.to_toml(),
-            summary(&plan, &source, &estimate, args.backend, &device)
-        ));
-        return Ok(ExitCode::SUCCESS);
+    let world = World::join()?;
+    let trained = train(&world, args);
+    if let Err(error) = &trained {
+        let Place { host, .. } = world.place();
+        if !world.has_left() {
+            // The others wait for this process, and would for ever.
+            eprintln!("error: rank {} on {host}: {error:#}; all processes end", world.rank());
+            world.abort(1);
+        }
+        if !world.is_root() {
+            // The root says it.
+            return Ok(ExitCode::SUCCESS);
+        }
     }
-    eprint!("{}", summary(&plan, &source, &estimate, args.backend, &device));
+    let trained = trained?;
+    let root = world.is_root();
+    // Before the evaluation: processes that wait for the root's end would keep a core busy each.
+    world.end();
+    match trained {
+        Some(Trained { run, finished: true }) if root => evaluate(args, &run),
+        Some(Trained { finished: false, .. }) if root => Ok(ExitCode::from(INTERRUPTED)),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
 
+/// A run that came to its end, or was interrupted.
+struct Trained {
+    run: PathBuf,
+    finished: bool,
+}
+
+/// Trains as one of the processes; nothing comes of a dry run.
+fn train(world: &World, args: &PretrainArgs) -> Result<Option<Trained>> {
+    let asked = args.ranks.map_or(world.size(), usize::from);
+    if asked != world.size() {
+        bail!("--ranks {asked}, and the launcher started {}: leave one of them out", world.size());
+    }
+    let device = args.backend.device_number(world.place().local_rank)?;
+    let (plan, source, start) = agreed(world, args, &device)?;
+    let (root, plan, backend) = (world.is_root(), &plan, args.backend);
+    if root {
+        let mut estimate = Estimate::count(plan, backend);
+        if args.dry_run {
+            estimate = estimate.with_time(plan, backend, &device)?;
+            print(&format!("{}\n", plan.to_toml()));
+        }
+        let mut text = summary(plan, &source, &estimate, backend, &device);
+        if world.size() > 1 {
+            let _ = writeln!(text, "{:10}{}", "ranks", ranks(world, plan));
+        }
+        if args.dry_run { print(&text) } else { eprint!("{text}") }
+    }
+    if args.dry_run {
+        return Ok(None);
+    }
+    world.watch(Duration::from_secs(plan.patience_secs));
     let run = match &args.resume {
         Some(run) => run.clone(),
-        None => run_folder(args, &plan),
+        None => run_folder(args, plan),
     };
-    let mut progress = Progress::new(&plan);
+    let mut progress = root.then(|| Progress::new(plan));
     let mut told = false;
-    let outcome = pretrain(&plan, source, &run, start, &device, Until::end_or(&STOP), |event| {
+    let until = Until::end_or(&STOP);
+    let outcome = pretrain_in(world, plan, source, &run, start, &device, until, |event| {
+        let Some(progress) = &mut progress else { return };
         if !told {
             progress.say(&format!("run folder {}", run.display()));
             told = true;
         }
         progress.observe(event);
     });
-    progress.finish();
+    if let Some(progress) = &progress {
+        progress.finish();
+    }
     let outcome = outcome?;
+    if root {
+        say_outcome(plan, &run, &outcome);
+    }
+    Ok(Some(Trained { run, finished: outcome.finished }))
+}
+
+/// The root's plan, told to all processes, with the data that each of them sees.
+fn agreed(
+    world: &World,
+    args: &PretrainArgs,
+    device: &Device,
+) -> Result<(Plan, Arc<Source>, Start)> {
+    let own = world.on_root(
+        || match &args.resume {
+            Some(run) => resumed(run, args, world.size()),
+            None => fresh(args, device, world.size()),
+        },
+        in_words,
+    )?;
+    let told = world
+        .from_root(own.as_ref().map_or_else(Vec::new, |(plan, ..)| plan.to_toml().into_bytes()));
+    let own = match own {
+        Some(own) => Ok(own),
+        None => elsewhere(&told),
+    };
+    let (plan, source, start) = world.together(own, in_words)?;
+    check_alike(world, &plan, &source)?;
+    Ok((plan, source, start))
+}
+
+/// What a process other than the root makes of the root's plan.
+fn elsewhere(told: &[u8]) -> Result<(Plan, Arc<Source>, Start)> {
+    let plan: Plan = toml::from_str(std::str::from_utf8(told)?)?;
+    let source = Source::open(&plan.data.path, plan.data.kind, Split::Train)?;
+    // The root alone looks at the run folder.
+    Ok((plan, Arc::new(source), Start::Fresh))
+}
+
+/// Who shares a batch, for the summary.
+fn ranks(world: &World, plan: &Plan) -> String {
+    let Place { host, on_host, .. } = world.place();
+    let threads = rayon::current_num_threads();
+    let elsewhere = match world.size() - on_host {
+        0 => String::new(),
+        others => format!(", {others} on other machines"),
+    };
+    format!(
+        "{on_host} on {host}{elsewhere}; {threads} threads each; a batch's {} parts, so at most {0} \
+         ranks",
+        plan.parts
+    )
+}
+
+fn in_words(error: &anyhow::Error) -> String {
+    format!("{error:#}")
+}
+
+fn say_outcome(plan: &Plan, run: &Path, outcome: &Outcome) {
     if outcome.skipped > 0 {
         let list = run.join("quarantine.jsonl");
         eprintln!("{} images could not be read; {} names them", outcome.skipped, list.display());
     }
-    if !outcome.finished {
-        eprintln!(
-            "interrupted after step {} of {}; continue with\n  {}",
-            outcome.step,
-            plan.steps,
-            command_line(&format!("pretrain --resume {}", word(&run)))
-        );
-        return Ok(ExitCode::from(INTERRUPTED));
+    if outcome.finished {
+        eprintln!("encoder {}", run.join("encoder.safetensors").display());
+        return;
     }
-    eprintln!("encoder {}", run.join("encoder.safetensors").display());
-    evaluate(args, &run)
+    eprintln!(
+        "interrupted after step {} of {}; continue with\n  {}",
+        outcome.step,
+        plan.steps,
+        command_line(&format!("pretrain --resume {}", word(run)))
+    );
 }
 
 /// The report that ends a run. What it lacks does not undo the run.
@@ -219,49 +328,6 @@ fn evaluate(args: &PretrainArgs, run: &Path) -> Result<ExitCode> {
     measuring::write_report(&ReportArgs::of_run(run, args.backend))
         .with_context(|| format!("the run is complete, its evaluation is not. Again: {again}"))?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn fresh(args: &PretrainArgs, device: &Device) -> Result<(Plan, Arc<Source>, Start)> {
-    let name = match &args.recipe {
-        Some(name) => name.clone(),
-        None => recipe_for(args.data.as_deref(), args.data_kind).to_owned(),
-    };
-    let overrides = args.all_overrides();
-    let mut recipe = Recipe::load(&name, &overrides)?;
-    let init = args.init.as_deref().map(|path| begin_from(path, &mut recipe, &overrides, device));
-    let init = init.transpose()?;
-    let source = Source::open(&recipe.data.path, recipe.data.kind, Split::Train)?;
-    let mut plan = Plan::resolve(&name, &recipe, &source)?;
-    plan.init = init;
-    plan.set_chunk(recipe.batch.chunk.unwrap_or(Chunk::Auto), args.backend);
-    plan.find_peak(args.backend, device);
-    Ok((plan, Arc::new(source), Start::Fresh))
-}
-
-/// The weights that a run begins from; the recipe's encoder becomes theirs.
-fn begin_from(
-    path: &Path,
-    recipe: &mut Recipe,
-    overrides: &[String],
-    device: &Device,
-) -> Result<InitPlan> {
-    if let Some(pair) = overrides.iter().find(|pair| pair.trim_start().starts_with("model.")) {
-        bail!("--init says what the encoder is like; leave out {pair}");
-    }
-    let options = OpenOptions { heads: None, image_px: Some(recipe.data.image_px) };
-    let encoder = open_encoder(path, &options, device)?;
-    let config = encoder.vit.config();
-    recipe.model = ModelRecipe {
-        size: None,
-        patch_px: config.patch_px,
-        width: Some(config.width),
-        depth: Some(config.depth),
-        heads: Some(config.heads),
-        mlp_ratio: Some(config.mlp_ratio),
-    };
-    let path = std::path::absolute(&encoder.weights)?;
-    let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(InitPlan { crc32: crc32fast::hash(&bytes), path })
 }
 
 /// Runs a captured step again and says what came of it.
@@ -286,72 +352,4 @@ pub(crate) fn replay_capture(args: &ReplayArgs) -> Result<ExitCode> {
     }
     println!("samples and loss are those of the capture");
     Ok(ExitCode::SUCCESS)
-}
-
-/// The built-in recipe that fits the data when none was named.
-pub(crate) fn recipe_for(data: Option<&str>, kind: Option<SourceKind>) -> &'static str {
-    let kind = match (data, kind.unwrap_or_default()) {
-        (None, _) => SourceKind::Embedded,
-        (Some(path), SourceKind::Auto) => SourceKind::detect(path),
-        (Some(_), kind) => kind,
-    };
-    match kind {
-        SourceKind::Embedded => "embedded",
-        SourceKind::Idx => "fashion-mnist",
-        SourceKind::Cifar10 | SourceKind::Cifar100 => "cifar-10",
-        SourceKind::Folder | SourceKind::Shards | SourceKind::Auto => "folder",
-    }
-}
-
-fn resumed(run: &Path, args: &PretrainArgs) -> Result<(Plan, Arc<Source>, Start)> {
-    let mut plan = Plan::load(run)?;
-    let own = plan.method.name();
-    if let Some(other) = args.method.as_deref().filter(|asked| *asked != own) {
-        let begin = command_line(&format!("pretrain --method {other} --init {}", word(run)));
-        bail!(
-            "{} is a run of {own} and goes on as one, not as one of {other}; leave out --method, or, \
-             to train its encoder by another method when it has ended: {begin}",
-            run.display()
-        );
-    }
-    if let Some(path) = &args.data {
-        plan.data.path.clone_from(path);
-    }
-    if let Some(workers) = args.workers {
-        plan.data.workers = workers.max(1);
-    }
-    if let Some(chunk) = args.chunk {
-        plan.set_chunk(chunk, args.backend);
-    }
-    let source = Source::open(&plan.data.path, plan.data.kind, Split::Train)?;
-    if source.len() != plan.data.images {
-        bail!(
-            "{} holds {} images now, the run began with {}: resuming would not continue it",
-            plan.data.path,
-            source.len(),
-            plan.data.images
-        );
-    }
-    Ok((plan, Arc::new(source), Start::Resume))
-}
-
-/// `OUT/NAME`, or the first free `OUT/RECIPE-NNN`.
-fn run_folder(args: &PretrainArgs, plan: &Plan) -> PathBuf {
-    if let Some(name) = &args.name {
-        return args.out.join(name);
-    }
-    let recipe = Path::new(&plan.recipe).file_stem().unwrap_or_default().to_string_lossy();
-    let method = plan.method.name();
-    let recipe = match method == "ocl" || recipe.contains(method) {
-        true => recipe.into_owned(),
-        false => format!("{recipe}-{method}"),
-    };
-    let mut number = 1;
-    loop {
-        let folder = args.out.join(format!("{recipe}-{number:03}"));
-        if !folder.exists() {
-            return folder;
-        }
-        number += 1;
-    }
 }

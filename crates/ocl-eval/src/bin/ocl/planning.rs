@@ -1,0 +1,140 @@
+//! The plan of `pretrain`: from what was typed, or from the run that goes on.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use burn::tensor::Device;
+use ocl_data::{Source, SourceKind, Split};
+use ocl_eval::open_encoder;
+use ocl_model::OpenOptions;
+use ocl_train::{Chunk, InitPlan, ModelRecipe, Plan, Recipe, Start, command_line};
+
+use crate::options::word;
+use crate::pretraining::PretrainArgs;
+
+/// The plan of a new run, its data, and that it begins.
+pub(crate) fn fresh(
+    args: &PretrainArgs,
+    device: &Device,
+    processes: usize,
+) -> Result<(Plan, Arc<Source>, Start)> {
+    let name = match &args.recipe {
+        Some(name) => name.clone(),
+        None => recipe_for(args.data.as_deref(), args.data_kind).to_owned(),
+    };
+    let overrides = args.all_overrides();
+    let mut recipe = Recipe::load(&name, &overrides)?;
+    let init = args.init.as_deref().map(|path| begin_from(path, &mut recipe, &overrides, device));
+    let init = init.transpose()?;
+    let source = Source::open(&recipe.data.path, recipe.data.kind, Split::Train)?;
+    let mut plan = Plan::resolve(&name, &recipe, &source)?;
+    plan.init = init;
+    plan.set_parts(recipe.batch.parts, processes)?;
+    if processes > 1 && recipe.data.workers == 0 {
+        plan.data.workers = rayon::current_num_threads().saturating_sub(1).max(1);
+    }
+    plan.set_chunk(recipe.batch.chunk.unwrap_or(Chunk::Auto), args.backend);
+    plan.find_peak(args.backend, device);
+    Ok((plan, Arc::new(source), Start::Fresh))
+}
+
+/// The weights that a run begins from; the recipe's encoder becomes theirs.
+fn begin_from(
+    path: &Path,
+    recipe: &mut Recipe,
+    overrides: &[String],
+    device: &Device,
+) -> Result<InitPlan> {
+    if let Some(pair) = overrides.iter().find(|pair| pair.trim_start().starts_with("model.")) {
+        bail!("--init says what the encoder is like; leave out {pair}");
+    }
+    let options = OpenOptions { heads: None, image_px: Some(recipe.data.image_px) };
+    let encoder = open_encoder(path, &options, device)?;
+    let config = encoder.vit.config();
+    recipe.model = ModelRecipe {
+        size: None,
+        patch_px: config.patch_px,
+        width: Some(config.width),
+        depth: Some(config.depth),
+        heads: Some(config.heads),
+        mlp_ratio: Some(config.mlp_ratio),
+    };
+    let path = std::path::absolute(&encoder.weights)?;
+    let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(InitPlan { crc32: crc32fast::hash(&bytes), path })
+}
+
+/// The built-in recipe that fits the data when none was named.
+pub(crate) fn recipe_for(data: Option<&str>, kind: Option<SourceKind>) -> &'static str {
+    let kind = match (data, kind.unwrap_or_default()) {
+        (None, _) => SourceKind::Embedded,
+        (Some(path), SourceKind::Auto) => SourceKind::detect(path),
+        (Some(_), kind) => kind,
+    };
+    match kind {
+        SourceKind::Embedded => "embedded",
+        SourceKind::Idx => "fashion-mnist",
+        SourceKind::Cifar10 | SourceKind::Cifar100 => "cifar-10",
+        SourceKind::Folder | SourceKind::Shards | SourceKind::Auto => "folder",
+    }
+}
+
+/// The plan of a run that goes on, its data, and that it does.
+pub(crate) fn resumed(
+    run: &Path,
+    args: &PretrainArgs,
+    processes: usize,
+) -> Result<(Plan, Arc<Source>, Start)> {
+    let mut plan = Plan::load(run)?;
+    plan.fits(processes)?;
+    let own = plan.method.name();
+    if let Some(other) = args.method.as_deref().filter(|asked| *asked != own) {
+        let begin = command_line(&format!("pretrain --method {other} --init {}", word(run)));
+        bail!(
+            "{} is a run of {own} and goes on as one, not as one of {other}; leave out --method, or, \
+             to train its encoder by another method when it has ended: {begin}",
+            run.display()
+        );
+    }
+    if let Some(path) = &args.data {
+        plan.data.path.clone_from(path);
+    }
+    if let Some(workers) = args.workers {
+        plan.data.workers = workers.max(1);
+    }
+    if let Some(chunk) = args.chunk {
+        plan.set_chunk(chunk, args.backend);
+    }
+    let source = Source::open(&plan.data.path, plan.data.kind, Split::Train)?;
+    if source.len() != plan.data.images {
+        bail!(
+            "{} holds {} images now, the run began with {}: resuming would not continue it",
+            plan.data.path,
+            source.len(),
+            plan.data.images
+        );
+    }
+    Ok((plan, Arc::new(source), Start::Resume))
+}
+
+/// `OUT/NAME`, or the first free `OUT/RECIPE-NNN`.
+pub(crate) fn run_folder(args: &PretrainArgs, plan: &Plan) -> PathBuf {
+    if let Some(name) = &args.name {
+        return args.out.join(name);
+    }
+    let recipe = Path::new(&plan.recipe).file_stem().unwrap_or_default().to_string_lossy();
+    let method = plan.method.name();
+    let recipe = match method == "ocl" || recipe.contains(method) {
+        true => recipe.into_owned(),
+        false => format!("{recipe}-{method}"),
+    };
+    let mut number = 1;
+    loop {
+        let folder = args.out.join(format!("{recipe}-{number:03}"));
+        if !folder.exists() {
+            return folder;
+        }
+        number += 1;
+    }
+}

@@ -1,0 +1,290 @@
+//! Processes joined by MPI. Only the thread that joined them talks to it, the watch's abort
+//! excepted.
+
+use std::cell::Cell;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mpi::Threading;
+use mpi::datatype::{Partition, PartitionMut};
+use mpi::environment::Universe;
+use mpi::topology::SimpleCommunicator;
+use mpi::traits::{Communicator, CommunicatorCollectives, Destination, Root, Source};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::watch::Heart;
+use super::{Place, WorldError, launcher, tree};
+
+/// Exit code of processes that end because one of them went wrong.
+const ABORTED: i32 = 70;
+/// Bytes of a message: MPI counts with 32 bits.
+const MESSAGE: usize = 1 << 30;
+/// Values of a sum that travel at once, so that its copies take little memory.
+const BAND: usize = 1 << 25;
+
+/// This process among those of the run.
+pub struct Mpi {
+    comm: SimpleCommunicator,
+    rank: usize,
+    size: usize,
+    place: Place,
+    heart: Arc<Heart>,
+    spent: Cell<Duration>,
+    /// Whether all processes know that they end.
+    leaving: Cell<bool>,
+    /// Ends MPI, which waits for all processes: dropped last.
+    _universe: Universe,
+}
+
+/// What processes tell each other of where they run.
+type Whereabouts = (String, Vec<usize>);
+
+impl Mpi {
+    /// Joins the processes that were started together.
+    pub(super) fn start() -> Result<Self, WorldError> {
+        let (universe, _) = mpi::initialize_with_threading(Threading::Funneled)
+            .ok_or_else(|| WorldError::Start("it has been started before".to_owned()))?;
+        let comm = universe.world();
+        let count = |n: i32| usize::try_from(n).expect("MPI counts from 0");
+        let (rank, size) = (count(comm.rank()), count(comm.size()));
+        let own: Whereabouts = (launcher::host(), launcher::cores());
+        let mut mpi = Self {
+            comm,
+            rank,
+            size,
+            place: Place { host: own.0.clone(), on_host: 1, local_rank: 0 },
+            heart: Heart::new(rank, vec![]),
+            spent: Cell::default(),
+            leaving: Cell::new(size == 1),
+            _universe: universe,
+        };
+        let all: Vec<Whereabouts> = mpi.exchange(&own);
+        let beside =
+            |places: &[Whereabouts]| places.iter().filter(|(host, _)| *host == own.0).count();
+        (mpi.place.on_host, mpi.place.local_rank) = (beside(&all), beside(&all[..rank]));
+        // Launchers may have divided the cores already. Those that several share are divided here.
+        let sharing = all.iter().filter(|place| **place == own).count();
+        use_threads((own.1.len() / sharing).max(1));
+        mpi.heart = Heart::new(rank, all.into_iter().map(|(host, _)| host).collect());
+        Ok(mpi)
+    }
+
+    pub(super) fn rank(&self) -> usize {
+        self.rank
+    }
+
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    pub(super) fn time_spent(&self) -> Duration {
+        self.spent.get()
+    }
+
+    pub(super) fn watch(&self, patience: Duration) {
+        self.heart.watch(patience);
+    }
+
+    /// All processes know that they end; from now on to go is no fault.
+    pub(super) fn leave(&self) {
+        self.leaving.set(true);
+    }
+
+    pub(super) fn has_left(&self) -> bool {
+        self.leaving.get()
+    }
+
+    pub(super) fn exchange<T: Serialize + DeserializeOwned>(&self, own: &T) -> Vec<T> {
+        let own = serde_json::to_vec(own).expect("what is exchanged is plain data");
+        let read = |bytes: &Vec<u8>| {
+            serde_json::from_slice(bytes).expect("all processes run the same program")
+        };
+        self.timed(|| self.words(&own)).iter().map(read).collect()
+    }
+
+    pub(super) fn told_by_root(&self, own: Vec<u8>) -> Vec<u8> {
+        self.timed(|| {
+            self.words(&[]);
+            self.broadcast(own)
+        })
+    }
+
+    /// Values of all processes, in order.
+    pub(super) fn values(&self, own: &[f32]) -> Vec<f32> {
+        self.timed(|| {
+            let lengths = self.words(&(own.len() as u64).to_le_bytes());
+            let length = |word: &Vec<u8>| {
+                let bytes = word.as_slice().try_into().expect("a word of 8 bytes");
+                u64::from_le_bytes(bytes) as usize
+            };
+            let (counts, places, total) = layout(lengths.iter().map(length));
+            let mut all = vec![0.0f32; total];
+            let mut into = PartitionMut::new(&mut all[..], counts, places);
+            self.comm.all_gather_varcount_into(own, &mut into);
+            all
+        })
+    }
+
+    /// The sum of all nodes of a tree: `own` are this process's, `nodes` those of each process.
+    /// Every process adds up a shard of the values, and gets the others' sums.
+    pub(super) fn sum(&self, own: Vec<Vec<f32>>, nodes: &[Vec<Range<usize>>]) -> Vec<f32> {
+        self.timed(|| {
+            self.words(&[]);
+            let length = own[0].len();
+            let mut sum = vec![0.0f32; length];
+            for start in (0..length).step_by(BAND) {
+                let band = start..(start + BAND).min(length);
+                self.sum_band(&own, nodes, band.clone(), &mut sum[band]);
+            }
+            sum
+        })
+    }
+
+    fn sum_band(
+        &self,
+        own: &[Vec<f32>],
+        nodes: &[Vec<Range<usize>>],
+        band: Range<usize>,
+        sum: &mut [f32],
+    ) {
+        let shard = |rank: usize| {
+            let at = tree::share(band.len(), rank, self.size);
+            band.start + at.start..band.start + at.end
+        };
+        let ranks = || 0..self.size;
+        let (counts, places, total) = layout(ranks().map(|rank| shard(rank).len() * own.len()));
+        let mut sent = Vec::with_capacity(total);
+        for rank in ranks() {
+            own.iter().for_each(|node| sent.extend_from_slice(&node[shard(rank)]));
+        }
+        let mine = shard(self.rank).len();
+        let from = layout(ranks().map(|rank| mine * nodes[rank].len()));
+        let mut received = vec![0.0f32; from.2];
+        self.comm.all_to_all_varcount_into(
+            &Partition::new(&sent[..], counts, places),
+            &mut PartitionMut::new(&mut received[..], from.0, from.1),
+        );
+        drop(sent);
+        let added = match mine {
+            0 => &[][..],
+            _ => {
+                let parts = received.chunks_exact_mut(mine);
+                tree::sum(nodes.iter().flatten().cloned().zip(parts))
+            }
+        };
+        let (counts, places, _) = layout(ranks().map(|rank| shard(rank).len()));
+        self.comm.all_gather_varcount_into(added, &mut PartitionMut::new(sum, counts, places));
+    }
+
+    /// A few bytes from each process, told to all. The root takes them in order, so that it knows
+    /// whom it waits for when one does not come.
+    fn words(&self, own: &[u8]) -> Vec<Vec<u8>> {
+        let root = self.comm.process_at_rank(0);
+        let all = match self.rank {
+            0 => {
+                let mut all = vec![own.to_vec()];
+                for rank in 1..self.size {
+                    self.heart.wait_for(rank);
+                    let process = self.comm.process_at_rank(number(rank));
+                    all.push(process.receive_vec::<u8>().0);
+                }
+                pack(&all)
+            }
+            _ => {
+                self.heart.wait_for(0);
+                root.send(own);
+                vec![]
+            }
+        };
+        let all = self.broadcast(all);
+        self.heart.wait();
+        unpack(&all)
+    }
+
+    /// The root's bytes, told to all.
+    fn broadcast(&self, mut bytes: Vec<u8>) -> Vec<u8> {
+        let root = self.comm.process_at_rank(0);
+        let mut length = bytes.len() as u64;
+        root.broadcast_into(&mut length);
+        bytes.resize(usize::try_from(length).expect("it lies in the root's memory"), 0);
+        bytes.chunks_mut(MESSAGE).for_each(|message| root.broadcast_into(message));
+        bytes
+    }
+
+    fn timed<T>(&self, exchange: impl FnOnce() -> T) -> T {
+        let started = Instant::now();
+        self.heart.wait();
+        let result = exchange();
+        self.heart.work();
+        self.spent.set(self.spent.get() + started.elapsed());
+        result
+    }
+}
+
+impl Drop for Mpi {
+    /// A process that goes while the others do not know of it would leave them waiting for ever.
+    fn drop(&mut self) {
+        self.heart.rest();
+        if std::thread::panicking() || !self.leaving.get() {
+            eprintln!("rank {} on {} has failed: all processes end", self.rank, self.place.host);
+            abort(ABORTED);
+        }
+    }
+}
+
+impl fmt::Debug for Mpi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rank {} of {} on {}", self.rank, self.size, self.place.host)
+    }
+}
+
+/// Ends all processes.
+pub(super) fn abort(code: i32) -> ! {
+    SimpleCommunicator::world().abort(code)
+}
+
+/// Words one after the other, the length of each before it.
+fn pack(words: &[Vec<u8>]) -> Vec<u8> {
+    let with_length = |word: &Vec<u8>| [&(word.len() as u64).to_le_bytes()[..], word].concat();
+    words.iter().flat_map(with_length).collect()
+}
+
+fn unpack(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut words = vec![];
+    while let Some((length, rest)) = bytes.split_first_chunk::<8>() {
+        let (word, behind) = rest.split_at(u64::from_le_bytes(*length) as usize);
+        words.push(word.to_vec());
+        bytes = behind;
+    }
+    words
+}
+
+/// Counts, where each begins, and their sum.
+fn layout(counts: impl Iterator<Item = usize>) -> (Vec<i32>, Vec<i32>, usize) {
+    let (mut own, mut places, mut total) = (vec![], vec![], 0);
+    for count in counts {
+        own.push(number(count));
+        places.push(number(total));
+        total += count;
+    }
+    (own, places, total)
+}
+
+fn number(n: usize) -> i32 {
+    i32::try_from(n).expect("MPI counts with 32 bits")
+}
+
+/// Sets the number of threads, unless the user did.
+fn use_threads(threads: usize) {
+    if std::env::var_os("RAYON_NUM_THREADS").is_none() {
+        // It fails where threads are at work already, which then stay.
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    }
+}
