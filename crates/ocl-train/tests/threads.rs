@@ -29,7 +29,7 @@ fn batch(images: usize) -> Batch {
 
 /// The bits of all that two steps leave: losses and what is shown beside them, weights, moments.
 fn bits(images: usize, micro: MicroBatches) -> Vec<(String, Vec<u32>)> {
-    let ocl = Ocl { mask_ratio: 0.875, kappa: 1.0 / 64.0, temperature: 0.07 };
+    let ocl = Ocl { mask_ratio: 0.875, kappa: 1.0 / 64.0, temperature: 0.07, group: None };
     let adamw = AdamWConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.05 };
     let vit = Vit::new(&config(), 3, &Device::flex().autodiff()).unwrap();
     let optimizer = AdamW::new(adamw).with_clip_norm(0.1);

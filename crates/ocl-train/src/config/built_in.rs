@@ -7,7 +7,7 @@ use super::overrides::{Known, Layers, RecipeError, nearest};
 use crate::methods::Method;
 
 /// Every key of a recipe, for suggestions and for refusing the rest.
-const KEYS: [&str; 68] = [
+const KEYS: [&str; 69] = [
     "data.path",
     "data.kind",
     "data.image_px",
@@ -29,6 +29,7 @@ const KEYS: [&str; 68] = [
     "method.mask_ratio",
     "method.kappa",
     "method.temperature",
+    "method.group",
     "method.norm_pix",
     "method.decoder_width",
     "method.decoder_depth",
@@ -84,7 +85,7 @@ const RENAMED: [(&str, &str); 2] =
     [("train.batch", "batch.size"), ("batch.grain", "batch.micro_batch")];
 
 /// Recipes that come with the program, by name.
-const BUILT_IN: [(&str, &str); 7] = [
+const BUILT_IN: [(&str, &str); 10] = [
     ("embedded", include_str!("../../recipes/embedded.toml")),
     ("fashion-mnist", include_str!("../../recipes/fashion-mnist.toml")),
     ("cifar-10", include_str!("../../recipes/cifar-10.toml")),
@@ -92,6 +93,9 @@ const BUILT_IN: [(&str, &str); 7] = [
     ("imagenet-vit-b", include_str!("../../recipes/imagenet-vit-b.toml")),
     ("imagenet-vit-l", include_str!("../../recipes/imagenet-vit-l.toml")),
     ("imagenet-vit-h", include_str!("../../recipes/imagenet-vit-h.toml")),
+    ("imagenet-vit-b-all", include_str!("../../recipes/imagenet-vit-b-all.toml")),
+    ("imagenet-vit-l-all", include_str!("../../recipes/imagenet-vit-l-all.toml")),
+    ("imagenet-vit-h-all", include_str!("../../recipes/imagenet-vit-h-all.toml")),
 ];
 
 /// What a method puts over a recipe that is another's: its name, the recipes that it is for (none:
@@ -102,7 +106,7 @@ const METHODS: [(&str, &[&str], &str); 8] = [
     ("mae", &[], include_str!("../../recipes/methods/mae.toml")),
     (
         "i-jepa",
-        &["imagenet-vit-b"],
+        &["imagenet-vit-b", "imagenet-vit-b-all"],
         include_str!("../../recipes/methods/i-jepa-imagenet-vit-b.toml"),
     ),
     ("i-jepa", &IMAGENET, include_str!("../../recipes/methods/i-jepa-imagenet.toml")),
@@ -111,7 +115,17 @@ const METHODS: [(&str, &[&str], &str); 8] = [
     ("moco-v3", &[], include_str!("../../recipes/methods/moco-v3.toml")),
 ];
 
-const IMAGENET: [&str; 3] = ["imagenet-vit-b", "imagenet-vit-l", "imagenet-vit-h"];
+const IMAGENET: [&str; 6] = [
+    "imagenet-vit-b",
+    "imagenet-vit-l",
+    "imagenet-vit-h",
+    "imagenet-vit-b-all",
+    "imagenet-vit-l-all",
+    "imagenet-vit-h-all",
+];
+
+/// Constants that a method's section may leave out, so that its text above does not show them.
+const LEFT_OUT: [(&str, &str); 1] = [("ocl", "group")];
 
 impl Recipe {
     /// Names of the built-in recipes with the text of each.
@@ -187,9 +201,10 @@ fn check_constants(origin: &str, section: &toml::Table) -> Result<(), RecipeErro
     let own: toml::Table = own.try_into().expect("a method is a table");
     for (key, value) in section {
         let (origin, name) = (origin.to_owned(), name.to_owned());
-        if !own.contains_key(key) {
-            let known: Vec<&str> =
-                own.keys().map(String::as_str).filter(|key| *key != "name").collect();
+        let left_out = LEFT_OUT.iter().filter(|(of, _)| *of == name).map(|(_, key)| *key);
+        if !own.contains_key(key) && !left_out.clone().any(|left_out| left_out == key) {
+            let written = own.keys().map(String::as_str).filter(|key| *key != "name");
+            let known: Vec<&str> = written.chain(left_out).collect();
             let (key, known) = (format!("method.{key}"), known.join(", "));
             return Err(RecipeError::OtherMethods { origin, key, name, known });
         }
@@ -364,6 +379,9 @@ mod tests {
         let mut keys = vec![];
         for method in Method::NAMES {
             recipe.method = set(&[&format!("method.name={method}")]).unwrap().method;
+            if let Method::Ocl(ocl) = &mut recipe.method {
+                ocl.group = Some(2);
+            }
             flatten("", &config::Config::try_from(&recipe).unwrap().cache, &mut keys);
         }
         keys.sort();

@@ -209,7 +209,7 @@ fn check(recipe: &Recipe, model: &VitConfig, images: usize) -> Result<(), PlanEr
         let problem = "i-jepa keeps an average of its own, which is what a run leaves".to_owned();
         return Err(PlanError::Value { key: "optim.ema_decay".to_owned(), problem });
     }
-    match method.problem(model.patches()) {
+    match method.problem(model.patches()).or_else(|| method.batch_problem(batch.size)) {
         Some((key, problem)) => Err(PlanError::Value { key: format!("method.{key}"), problem }),
         None => Ok(()),
     }
@@ -278,6 +278,12 @@ mod tests {
             ("ocl", "mask_ratio=nan", "NaN is not a share"),
             ("ocl", "temperature=0", "0 is not above 0"),
             ("ocl", "temperature=inf", "inf is not above 0"),
+            ("ocl", "group=1", "1 is too small"),
+            (
+                "ocl",
+                "group=100",
+                "100 do not divide a batch of 256; give a batch.size of 200 or 300",
+            ),
             ("ocl", "kappa=-1", "-1 is not a number of at least 0"),
             ("mae", "mask_ratio=1.0", "1 is not a share"),
             ("mae", "mask_ratio=0.99", "0.99 leaves 0 of 16 patches to be seen"),

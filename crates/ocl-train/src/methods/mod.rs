@@ -208,7 +208,7 @@ impl Method {
     /// Values that the objective has in memory at once, for a batch of so many images.
     pub(crate) fn objective_values(&self, model: &VitConfig, batch: usize) -> usize {
         match self {
-            Self::Ocl(_) => Ocl::objective_values(model, batch),
+            Self::Ocl(ocl) => ocl.objective_values(model, batch),
             // A loss for each image, and what the run is watched by.
             Self::Mae(_) | Self::IJepa(_) => 8 * batch * model.width,
             Self::MocoV3(moco) => moco.objective_values(model, batch),
@@ -262,7 +262,7 @@ impl Method {
     /// The loss of networks that learnt nothing, where it can be told: printed beside the loss.
     pub fn chance_loss(&self, batch: usize) -> Option<f64> {
         match self {
-            Self::Ocl(_) => Some(ocl_loss::chance_loss(batch)),
+            Self::Ocl(ocl) => Some(ocl_loss::chance_loss(ocl.contrasted(batch))),
             // Normalised pixels have a variance of 1 in each patch.
             Self::Mae(mae) => mae.norm_pix.then_some(1.0),
             Self::IJepa(_) => None,
@@ -297,6 +297,14 @@ impl Method {
             Self::Mae(mae) => mae.problem(patches),
             Self::IJepa(ijepa) => ijepa.problem(patches),
             Self::MocoV3(moco) => moco.problem(),
+        }
+    }
+
+    /// What is wrong with a batch of so many images, as `(key, problem)`.
+    pub fn batch_problem(&self, batch: usize) -> Option<(&'static str, String)> {
+        match self {
+            Self::Ocl(ocl) => ocl.batch_problem(batch),
+            Self::Mae(_) | Self::IJepa(_) | Self::MocoV3(_) => None,
         }
     }
 }

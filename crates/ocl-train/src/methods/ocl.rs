@@ -19,6 +19,10 @@ pub struct Ocl {
     pub kappa: f64,
     /// Temperature of the similarity.
     pub temperature: f64,
+    /// Images contrasted with one another: the batch is taken in groups of so many, in its order,
+    /// and its loss is the groups' mean. All of the batch when absent, or where it has no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<usize>,
 }
 
 /// An encoder that learns by OCL.
@@ -62,9 +66,15 @@ impl Ocl {
         }]
     }
 
+    /// Images of a batch of so many that are contrasted with one another.
+    pub fn contrasted(&self, batch: usize) -> usize {
+        self.group.unwrap_or(batch).min(batch)
+    }
+
     /// Embeddings with their gradients, and a tile of similarities.
-    pub(super) fn objective_values(model: &VitConfig, batch: usize) -> usize {
-        16 * batch * model.width + 6 * (batch * batch).min(ocl_loss::TILE)
+    pub(super) fn objective_values(&self, model: &VitConfig, batch: usize) -> usize {
+        let group = self.contrasted(batch);
+        16 * batch * model.width + 6 * (group * group).min(ocl_loss::TILE)
     }
 
     pub(super) fn macs_per_image(&self, model: &VitConfig) -> u64 {
@@ -72,12 +82,14 @@ impl Ocl {
     }
 
     pub(super) fn describe(&self, patches: usize) -> String {
+        let groups = self.group.map(|group| format!(", contrasted in groups of {group}"));
         format!(
-            "OCL: 2 views of {} of {patches} patches (mask ratio {}), kappa {:.6}, temperature {}",
+            "OCL: 2 views of {} of {patches} patches (mask ratio {}), kappa {:.6}, temperature {}{}",
             self.kept(patches) / 2,
             self.mask_ratio,
             self.kappa,
-            self.temperature
+            self.temperature,
+            groups.unwrap_or_default()
         )
     }
 
@@ -103,15 +115,37 @@ impl Ocl {
         if !(self.temperature > 0.0 && self.temperature.is_finite()) {
             return Some(("temperature", format!("{} is not above 0", self.temperature)));
         }
+        if let Some(group @ ..2) = self.group {
+            let reason = format!("{group} is too small: an image needs another to differ from");
+            return Some(("group", reason));
+        }
         None
+    }
+
+    /// What is wrong with a batch of so many images.
+    pub(super) fn batch_problem(&self, batch: usize) -> Option<(&'static str, String)> {
+        let group = self.contrasted(batch).max(1);
+        (!batch.is_multiple_of(group)).then(|| {
+            let fitting = batch / group * group;
+            let reason = format!(
+                "groups of {group} do not divide a batch of {batch}; give a batch.size of {fitting} \
+                 or {}, another group, or a group of the batch's size to contrast all",
+                fitting + group
+            );
+            ("group", reason)
+        })
     }
 }
 
 impl OclLearner {
     /// The loss by its definition; what trains is [`OclLearner::objective`].
     pub(super) fn loss(&self, batch: Batch) -> Tensor<1> {
-        let [view_1, view_2] = views(self.embed(batch));
-        contrastive_loss(&self.ocl.similarity(), view_1, view_2)
+        let groups = self.groups(self.embed(batch));
+        let of_group = |group| {
+            let [view_1, view_2] = views(group);
+            contrastive_loss(&self.ocl.similarity(), view_1, view_2)
+        };
+        mean(groups.into_iter().map(of_group).collect())
     }
 
     /// Class tokens of both views of each image, `[N, 2, D]`.
@@ -124,18 +158,44 @@ impl OclLearner {
     }
 
     pub(super) fn objective(&self, embeddings: Tensor<3>) -> Objective {
-        let [view_1, view_2] = views(embeddings.clone());
-        let agreement = agreement(view_1.clone(), view_2.clone());
-        let found = contrastive_gradient(&self.ocl.similarity(), view_1, view_2);
-        let gradient = Tensor::stack(vec![found.view_1, found.view_2], 1); // [N, 2, D]
+        let (mut losses, mut gradients, mut agreements) = (vec![], vec![], vec![]);
+        for group in self.groups(embeddings.clone()) {
+            let [view_1, view_2] = views(group);
+            agreements.push(agreement(view_1.clone(), view_2.clone()));
+            let found = contrastive_gradient(&self.ocl.similarity(), view_1, view_2);
+            losses.push(found.loss);
+            gradients.push(Tensor::stack(vec![found.view_1, found.view_2], 1)); // [G, 2, D]
+        }
+        let gradient = match losses.len() {
+            1 => gradients.remove(0),
+            groups => Tensor::cat(gradients, 0).div_scalar(groups as f64), // [N, 2, D]
+        };
         let mut figures = PendingFigures::default();
-        figures.add(&["views/alignment", "views/positive", "views/negative"], agreement);
+        figures.add(&["views/alignment", "views/positive", "views/negative"], mean(agreements));
         let of_heads = NamedGradients::default();
-        Objective { loss: found.loss, gradient, of_heads, figures, watched: embeddings }
+        Objective { loss: mean(losses), gradient, of_heads, figures, watched: embeddings }
+    }
+
+    /// Embeddings of a batch, `[N, 2, D]`, by groups that are contrasted.
+    fn groups(&self, embeddings: Tensor<3>) -> Vec<Tensor<3>> {
+        let n = embeddings.dims()[0];
+        let group = self.ocl.contrasted(n);
+        if group == n {
+            return vec![embeddings];
+        }
+        embeddings.split(group, 0)
     }
 
     pub(super) fn over(self, change: impl FnOnce(Vit) -> Vit) -> Self {
         Self { encoder: change(self.encoder), ..self }
+    }
+}
+
+/// The mean of the groups' values.
+fn mean(mut groups: Vec<Tensor<1>>) -> Tensor<1> {
+    match groups.len() {
+        1 => groups.remove(0),
+        count => Tensor::stack::<2>(groups, 0).sum_dim(0).squeeze_dim(0).div_scalar(count as f64),
     }
 }
 
@@ -163,7 +223,7 @@ mod tests {
             (49, f64::NAN, 0),
             (4, -1.0, 4),
         ] {
-            let ocl = Ocl { mask_ratio, kappa: 1.0 / 64.0, temperature: 0.07 };
+            let ocl = Ocl { mask_ratio, kappa: 1.0 / 64.0, temperature: 0.07, group: None };
             assert_eq!(ocl.kept(patches), expected, "{patches} at {mask_ratio}");
         }
     }

@@ -172,7 +172,7 @@ mod tests {
 
     const IMAGES: usize = 24;
     const METHOD: Method =
-        Method::Ocl(Ocl { mask_ratio: 0.5, kappa: 1.0 / 64.0, temperature: 0.07 });
+        Method::Ocl(Ocl { mask_ratio: 0.5, kappa: 1.0 / 64.0, temperature: 0.07, group: None });
 
     fn config() -> VitConfig {
         VitConfig { image_px: 16, patch_px: 4, width: 16, depth: 2, heads: 2, mlp_ratio: 4 }

@@ -32,6 +32,7 @@ impl Case {
             mask_ratio: golden.number("mask_ratio"),
             kappa: golden.number("kappa"),
             temperature: golden.number("temperature"),
+            group: None,
         };
         let kept = ocl.kept(config.patches());
         assert_eq!(golden.tensors["input.ids_keep"].shape[2], kept, "{}", golden.name);
@@ -119,6 +120,59 @@ fn check_gradients(case: &Case, vit: Vit, loss_bound: f64, bound: f64) {
             assert_eq!(ours[parameter].shape, gradient.shape);
             let what = format!("{name}: {way} of {parameter}");
             check(&what, &ours[parameter].values, &gradient.values, bound);
+        }
+    }
+}
+
+/// What the authors' program does on several devices: each contrasts its own images, and gradients
+/// are averaged.
+#[test]
+fn groups_give_the_mean_of_their_losses() {
+    for golden in goldens("expect.views") {
+        let case = Case::new(golden);
+        let (name, vit, whole) = (&case.golden.name, case.vit(), case.batch(0));
+        if whole.images < 4 || !whole.images.is_multiple_of(2) {
+            continue; // no two groups that contrast anything
+        }
+        let group = whole.images / 2;
+        let part = |first: usize| {
+            let of = |len: usize| first * len..(first + group) * len;
+            let values = whole.kept * whole.patch_len;
+            Batch {
+                patches: whole.patches[of(values)].to_vec(),
+                positions: whole.positions[of(whole.kept)].to_vec(),
+                images: group,
+                ..whole.clone()
+            }
+        };
+        let by_definition = |batch: Batch, ocl: Ocl| {
+            let loss = Learner::Ocl(ocl.learner(vit.clone())).loss(batch);
+            let value = f64::from(host(loss.clone().inner())[0]);
+            let gradients = NamedGradients::of(loss.backward(), |take| visit_named(&vit, "", take));
+            (value, gradients.into_iter().map(|(name, g)| (name, host(g))).collect::<Vec<_>>())
+        };
+        let (first, second) =
+            (by_definition(part(0), case.ocl), by_definition(part(group), case.ocl));
+        let expected = (first.0 + second.0) / 2.0;
+
+        let ocl = Ocl { group: Some(group), ..case.ocl };
+        let all = host(Learner::Ocl(case.ocl.learner(vit.clone())).loss(whole.clone()).inner());
+        assert!((f64::from(all[0]) - expected).abs() > 1e-2, "{name}: all is another loss");
+        let learner = Learner::Ocl(ocl.learner(vit.clone()));
+        let trainer = Trainer::with(learner, AdamW::new(adamw(&case.golden)));
+        let (objective, trained) = trainer.gradients(whole.clone());
+        let trained: Vec<_> = trained.into_iter().map(|(name, g)| (name, host(g))).collect();
+        let of_definition = by_definition(whole.clone(), ocl);
+        for (way, loss, gradients) in [
+            ("trained", f64::from(host(objective.loss)[0]), trained),
+            ("by definition", of_definition.0, of_definition.1),
+        ] {
+            assert!((loss / expected - 1.0).abs() < LOSS, "{name}, {way}: {loss} {expected}");
+            for ((parameter, found), (a, b)) in gradients.iter().zip(first.1.iter().zip(&second.1))
+            {
+                let mean: Vec<f32> = a.1.iter().zip(&b.1).map(|(a, b)| (a + b) / 2.0).collect();
+                check(&format!("{name}, {way}: {parameter}"), found, &mean, GRADIENT);
+            }
         }
     }
 }
