@@ -9,4 +9,5 @@
 
 mod bits;
 mod faults;
+mod slurm;
 mod support;
