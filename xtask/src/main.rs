@@ -5,6 +5,7 @@
 
 mod backend;
 mod bench_gpu;
+mod bench_ranks;
 mod checks;
 mod command;
 mod embed;
@@ -44,6 +45,12 @@ const COMMANDS: &[Entry] = &[
         does: "golden tests and step times of ViT-B and ViT-L on a GPU, PyTorch beside it with --peer",
         example: "cargo xtask bench-gpu --backend cuda",
         run: bench_gpu::command,
+    },
+    Entry {
+        name: "bench-ranks",
+        does: "several processes beside one: exactness, faults, images a second, time in exchanges",
+        example: "cargo xtask bench-ranks --ranks 4",
+        run: bench_ranks::command,
     },
     Entry {
         name: "ci",

@@ -32,7 +32,7 @@ pub(crate) fn help(args: &[OsString]) -> Result<(), Failure> {
 }
 
 /// The program in the user's folder, told what was typed and from which commit it comes.
-fn start() -> Command {
+pub(crate) fn start() -> Command {
     let mut command = Command::new(path());
     command.env("OCL_INVOKED_AS", "cargo xtask");
     if let Some(commit) = command::commit() {
@@ -56,7 +56,8 @@ fn ranks(args: &[OsString]) -> bool {
     args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--ranks" || named(arg))
 }
 
-fn build(backend: Backend, mpi: bool) -> Result<(), Failure> {
+/// Builds the program, with MPI where it is asked for.
+pub(crate) fn build(backend: Backend, mpi: bool) -> Result<(), Failure> {
     if mpi && !command::is_there("mpicc") {
         return Err(Failure::new(
             "--ranks starts several processes by MPI, and there is no MPI to build with (no mpicc). \
