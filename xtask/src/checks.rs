@@ -151,7 +151,8 @@ pub(crate) fn ci(args: Vec<OsString>) -> Result<(), Failure> {
     steps.cargo("parquet", command::cargo(&parquet).args(["--features", "parquet"]))?;
     if with_mpi {
         let mut ranks = test_command(Backend::Flex, &[]);
-        ranks.args(["--locked", "--features", backend::MPI, "--test", "ranks"]);
+        ranks.args(["--locked", "--features", backend::MPI]);
+        ranks.args(["--test", "ranks", "--test", "guard"]);
         steps.cargo("ranks", &mut ranks)?;
     }
     if with_wgpu {

@@ -129,6 +129,12 @@ fn too_many_processes_and_missing_launchers_are_answered() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     images(folder.path());
+    let mut command = fresh(2, folder.path(), "few", "ocl");
+    let output = command.args(["--set", "batch.size=101"]).output().unwrap();
+    let text = stderr(&output);
+    assert!(text.contains("101 is more than the 100 images"), "{text}");
+    assert_eq!(text.matches("error:").count(), 1, "{text}");
+
     let output = fresh(9, folder.path(), "nine", "ocl").output().unwrap();
     let text = stderr(&output);
     assert!(text.contains("batch.parts: 8: each of 9 ranks needs a part"), "{text}");

@@ -55,6 +55,17 @@ impl NamedGradients {
         self.by_name.iter().map(|(name, g)| (name.clone(), f64::from(norm(g)))).collect()
     }
 
+    /// What `fits` says of the device that these lie on.
+    pub(crate) fn is_on(&self, fits: impl FnOnce(&Device) -> bool) -> bool {
+        self.by_name.values().next().is_some_and(|gradient| fits(&gradient.device()))
+    }
+
+    /// The same parameters' with other values, in the order of names.
+    pub(crate) fn map(self, change: impl FnOnce(Vec<Tensor<1>>) -> Vec<Tensor<1>>) -> Self {
+        let (names, values): (Vec<_>, Vec<_>) = self.by_name.into_iter().unzip();
+        Self { by_name: names.into_iter().zip(change(values)).collect() }
+    }
+
     /// All values one after the other, in the order of names, and what is needed to take them apart
     /// again.
     pub(crate) fn into_values(self) -> (Vec<f32>, Layout) {

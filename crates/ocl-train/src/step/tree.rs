@@ -31,6 +31,10 @@ impl GradientTree {
             assert_eq!(self.nodes.len(), 1, "one process has all parts");
             return self.nodes.pop().expect("there is one").1;
         }
+        if self.nodes.first().is_some_and(|(_, sum)| sum.is_on(|device| world.sums_on(device))) {
+            let own = self.nodes.into_iter().map(|(_, sum)| sum).reduce(NamedGradients::plus);
+            return own.unwrap_or_default().map(|values| world.sum_on_device(values));
+        }
         let mut layout = None;
         let values = self.nodes.into_iter().rev().map(|(_, gradients)| {
             let (values, own) = gradients.into_values();

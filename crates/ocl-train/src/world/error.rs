@@ -28,9 +28,23 @@ pub enum WorldError {
         /// Processes that see each other.
         known: usize,
     },
+    /// NCCL is not there.
+    #[error(
+        "several CUDA devices exchange values by NCCL, and no library of it can be opened. Install it \
+         (pip install nvidia-nccl-cu12, or the system's libnccl2) and give the folder in \
+         LD_LIBRARY_PATH; the file must be found as libnccl.so, which runtime packages do not have: \
+         ln -s libnccl.so.2 libnccl.so"
+    )]
+    NoNccl,
+    /// NCCL does not work.
+    #[error("NCCL cannot join the devices: {0}; NCCL_DEBUG=INFO says more")]
+    Nccl(String),
     /// MPI does not start.
     #[error("MPI cannot be started: {0}")]
     Start(String),
+    /// Another process failed.
+    #[error(transparent)]
+    Elsewhere(#[from] Elsewhere),
     /// A process is another than the first.
     #[error("rank {rank} on {host} has {}", .differences.join("; "))]
     Different {

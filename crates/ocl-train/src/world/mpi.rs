@@ -33,6 +33,9 @@ pub struct Mpi {
     place: Place,
     heart: Arc<Heart>,
     spent: Cell<Duration>,
+    /// The devices' own exchange, once they are joined.
+    #[cfg(feature = "cuda")]
+    nccl: std::cell::OnceCell<super::nccl::Nccl>,
     /// Whether all processes know that they end.
     leaving: Cell<bool>,
     /// Ends MPI, which waits for all processes: dropped last.
@@ -58,6 +61,8 @@ impl Mpi {
             place: Place { host: own.0.clone(), on_host: 1, local_rank: 0 },
             heart: Heart::new(rank, vec![]),
             spent: Cell::default(),
+            #[cfg(feature = "cuda")]
+            nccl: std::cell::OnceCell::new(),
             leaving: Cell::new(size == 1),
             _universe: universe,
         };
@@ -70,6 +75,35 @@ impl Mpi {
         use_threads((own.1.len() / sharing).max(1));
         mpi.heart = Heart::new(rank, all.into_iter().map(|(host, _)| host).collect());
         Ok(mpi)
+    }
+
+    /// Joins the CUDA devices of all processes; others are left alone.
+    #[cfg(feature = "cuda")]
+    pub(super) fn join_devices(
+        &self,
+        world: &super::World,
+        device: &burn::tensor::Device,
+    ) -> Result<(), WorldError> {
+        use super::nccl::{self, Nccl};
+        if !Nccl::serves(device) || self.nccl.get().is_some() {
+            return Ok(());
+        }
+        let id = match self.rank {
+            0 => nccl::new_id().map(|id| id.to_vec()),
+            _ => Ok(vec![]),
+        };
+        let in_words = |error: &WorldError| error.to_string();
+        let id = self.told_by_root(world.together(id, in_words)?);
+        let id = id.try_into().expect("the root's id");
+        let joined = Nccl::join(id, device, self.rank, self.size);
+        let _ = self.nccl.set(world.together(joined, in_words)?);
+        Ok(())
+    }
+
+    /// The exchange that serves this device, if it is one that was joined.
+    #[cfg(feature = "cuda")]
+    pub(super) fn nccl(&self, device: &burn::tensor::Device) -> Option<&super::nccl::Nccl> {
+        self.nccl.get().filter(|_| super::nccl::Nccl::serves(device))
     }
 
     pub(super) fn rank(&self) -> usize {
@@ -218,7 +252,7 @@ impl Mpi {
         bytes
     }
 
-    fn timed<T>(&self, exchange: impl FnOnce() -> T) -> T {
+    pub(super) fn timed<T>(&self, exchange: impl FnOnce() -> T) -> T {
         let started = Instant::now();
         self.heart.wait();
         let result = exchange();

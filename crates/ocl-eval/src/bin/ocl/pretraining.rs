@@ -205,6 +205,7 @@ fn train(world: &World, args: &PretrainArgs) -> Result<Option<Trained>> {
     }
     let device = args.backend.device_number(world.place().local_rank)?;
     let (plan, source, start) = agreed(world, args, &device)?;
+    world.join_devices(&device)?;
     let (root, plan, backend) = (world.is_root(), &plan, args.backend);
     if root {
         let mut estimate = Estimate::count(plan, backend);
