@@ -66,6 +66,62 @@ fn imported_weights_are_measured_without_a_run() {
     assert_eq!(record["pool"], "mean", "{record}");
 }
 
+/// `tests/golden/centre_view` holds an encoder for timm with a `crop_pct` of 0.9 at 32 px, which does
+/// not divide, pictures, and timm 1.0.31's features of them:
+///
+/// ```python
+/// m = timm.create_model("local-dir:encoder", pretrained=True).eval()
+/// t = timm.data.create_transform(**timm.data.resolve_data_config(m.pretrained_cfg, model=m))
+/// x = torch.stack([t(Image.open(f"images/{i}.png").convert("RGB")) for i in range(3)])
+/// numpy.save("expected.npy", m.forward_head(m.forward_features(x), pre_logits=True))
+/// ```
+#[test]
+fn features_of_pictures_are_timms() {
+    let at = golden("../centre_view");
+    let out = tempfile::tempdir().unwrap();
+    let file = out.path().join("features.npy");
+    let mut embed = eval("embed");
+    embed.arg(at.join("images")).arg("--weights").arg(at.join("encoder")).arg("--out").arg(&file);
+    stdout(embed.output().unwrap());
+    let values = |path: &std::path::Path| -> Vec<f32> {
+        let bytes = std::fs::read(path).unwrap();
+        let start = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+        let four = |b: &[u8]| f32::from_le_bytes(b.try_into().unwrap());
+        bytes[start..].chunks_exact(4).map(four).collect()
+    };
+    let (ours, timms) = (values(&file), values(&at.join("expected.npy")));
+    assert_eq!((ours.len(), timms.len()), (3 * 16, 3 * 16));
+    let worst = ours.iter().zip(&timms).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    println!("within {worst:e}");
+    assert!(worst < 1e-5, "{worst}");
+}
+
+#[test]
+fn a_network_of_several_is_told_and_chosen() {
+    let out = tempfile::tempdir().unwrap();
+    let state = std::fs::read(golden("../ijepa_a.safetensors")).unwrap();
+    let all = safetensors::SafeTensors::deserialize(&state).unwrap();
+    let weights = all.iter().filter_map(|(name, view)| Some((name.strip_prefix("weight.")?, view)));
+    let path = out.path().join("checkpoint.safetensors");
+    std::fs::write(&path, safetensors::serialize(weights, None).unwrap()).unwrap();
+    for (prefix, taken, other) in [
+        (&[][..], "`target_encoder` is taken", "`encoder` not"),
+        (&["--prefix", "encoder"], "`encoder` is taken", "`target_encoder` not"),
+    ] {
+        let mut import = eval("import");
+        import
+            .arg(&path)
+            .args(["--heads", "4"])
+            .args(prefix)
+            .arg("--out")
+            .arg(out.path().join("x"));
+        let output = import.output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{errors}");
+        assert!(errors.contains(taken) && errors.contains(other), "{errors}");
+    }
+}
+
 #[test]
 fn what_is_wrong_with_weights_is_said() {
     let cases = [

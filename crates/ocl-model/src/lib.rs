@@ -31,9 +31,9 @@ pub use encoder::{
 pub use named::{NamedMapper, NamedVisitor, map_named, visit_named};
 pub use precision::{Precision, UnknownPrecision};
 pub use weights::{
-    ArchiveError, HostTensor, ImportError, OpenOptions, OpenedWeights, PickleError, Preprocessing,
-    ShapeError, TorchError, WeightsError, apply_module_state, apply_state, classifier_bytes,
-    export_folder, load_weights, module_state, open_weights, save_weights, state_bytes,
-    state_bytes_with, state_of, tensor_bytes, tensors_from, weights_file, weights_from,
-    weights_with_others_from,
+    ArchiveError, HostTensor, ImportError, OpenOptions, OpenedWeights, PickleError, PrefixError,
+    Preprocessing, ShapeError, TorchError, WeightsError, apply_module_state, apply_state,
+    classifier_bytes, export_folder, load_weights, module_state, open_weights, save_weights,
+    state_bytes, state_bytes_with, state_of, tensor_bytes, tensors_from, weights_file,
+    weights_from, weights_with_others_from,
 };

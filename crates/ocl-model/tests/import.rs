@@ -34,7 +34,7 @@ use ocl_model::{
 };
 use safetensors::SafeTensors;
 
-const HEADS: OpenOptions = OpenOptions { heads: Some(4), image_px: None };
+const HEADS: OpenOptions = OpenOptions { heads: Some(4), image_px: None, prefix: None };
 
 fn golden() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden")
@@ -74,6 +74,7 @@ impl Vectors {
             options: OpenOptions {
                 heads: meta.get("heads").map(|heads| heads.parse().unwrap()),
                 image_px: file.tensor("input.images").unwrap().shape().last().copied(),
+                prefix: None,
             },
             images: floats("input.images").unwrap(),
             features,
@@ -281,7 +282,7 @@ fn networks_of_pre_training_are_told_apart() {
         });
         let path = folder.path().join(format!("{file}.safetensors"));
         std::fs::write(&path, safetensors::serialize(state, None).unwrap()).unwrap();
-        let options = OpenOptions { heads: Some(heads), image_px: None };
+        let options = OpenOptions { heads: Some(heads), ..OpenOptions::default() };
         let opened = open_weights(&path, &options, &device).unwrap();
         let is_jepa = network == "target_encoder";
         assert_eq!(opened.vit.has_cls_token(), !is_jepa);

@@ -55,7 +55,7 @@ pub fn centre_crop(image: &RgbImage, view: &EvalView) -> RgbImage {
 /// torchvision's `Resize(short side)` and then `CenterCrop`.
 pub(crate) fn centre_frame(view: &EvalView, width: u32, height: u32) -> Frame {
     let side = view.geometry.image_px;
-    let short = (f64::from(side) * view.resize_ratio).round() as u32;
+    let short = view.short_px();
     let long = |a: u32, b: u32| {
         (u64::from(short) * u64::from(a) / u64::from(b)).min(u64::from(u32::MAX)) as u32
     };

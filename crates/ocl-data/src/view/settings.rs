@@ -70,9 +70,18 @@ pub struct EvalView {
     pub geometry: Geometry,
     /// Mean and deviation of the channels.
     pub normalisation: Normalisation,
-    /// The short side is resized to `round(image_px * resize_ratio)` before the centre is cut:
-    /// 256/224 is usual, 1.0 leaves no margin.
+    /// The short side is resized to `floor(image_px * resize_ratio)` before the centre is cut, as
+    /// in timm, DeiT and MAE: 256/224 is usual, 1.0 leaves no margin.
     pub resize_ratio: f64,
+}
+
+impl EvalView {
+    /// Length of the short side before the centre is cut, in pixels.
+    pub fn short_px(&self) -> u32 {
+        // A ratio such as 256/224 is no binary number: a product that is whole but for rounding
+        // must not lose a pixel.
+        (f64::from(self.geometry.image_px) * self.resize_ratio + 1e-9).floor() as u32
+    }
 }
 
 /// How samples are turned into patches.

@@ -4,7 +4,6 @@ use ocl_train::command_line;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use ocl_data::Normalisation;
 use ocl_model::{
     Linear, OpenOptions, OpenedWeights, Pooling, Preprocessing, Vit, open_weights, weights_file,
 };
@@ -31,6 +30,10 @@ pub struct Encoder {
     pub preparation_said: bool,
     /// Names of tensors in the file that belong to no encoder.
     pub ignored: Vec<String>,
+    /// Which network of the file this is: keys and prefix, joined by dots; empty if it has none.
+    pub network: String,
+    /// The other encoders in the file.
+    pub other_networks: Vec<String>,
     /// The file of weights.
     pub weights: PathBuf,
     /// The run that it was pre-trained in, if its folder was given.
@@ -124,7 +127,16 @@ impl Encoder {
         device: &Device,
     ) -> Result<Self, EvalError> {
         let opened = open_weights(&weights, options, device)?;
-        let OpenedWeights { vit, pooling, head, preprocessing, classes, ignored } = opened;
+        let OpenedWeights {
+            vit,
+            pooling,
+            head,
+            preprocessing,
+            classes,
+            ignored,
+            network,
+            other_networks,
+        } = opened;
         let geometry = geometry(vit.config());
         let preparation_said = preprocessing.is_some() || run.is_some();
         let preparation = match &run {
@@ -143,6 +155,8 @@ impl Encoder {
             preparation,
             preparation_said,
             ignored,
+            network,
+            other_networks,
             weights,
             run,
         })
@@ -153,17 +167,27 @@ impl Encoder {
         self.preparation.preprocessing()
     }
 
+    /// Where the file holds several networks: which was taken, and how another is.
+    pub fn network_note(&self) -> Option<String> {
+        let called = |name: &str| match name {
+            "" => "the one without a prefix".to_owned(),
+            name => format!("`{name}`"),
+        };
+        let names: Vec<String> = self.other_networks.iter().map(|name| called(name)).collect();
+        (!names.is_empty()).then(|| {
+            format!(
+                "note: {} holds {} networks: {} is taken, {} not; --prefix NAME takes another",
+                self.weights.display(),
+                names.len() + 1,
+                called(&self.network),
+                names.join(", ")
+            )
+        })
+    }
+
     /// What a class is called: its name, or its number where it has none.
     pub fn class_name(&self, class: usize) -> String {
         self.classes.get(class).cloned().unwrap_or_else(|| format!("class {class}"))
-    }
-}
-
-impl Preparation {
-    /// The same in the words of files of weights.
-    pub(crate) fn preprocessing(&self) -> Preprocessing {
-        let Normalisation { mean, std } = self.normalisation;
-        Preprocessing { mean, std, crop_ratio: 1.0 / self.resize_ratio }
     }
 }
 

@@ -46,29 +46,43 @@ impl Preparation {
             geometry,
         }
     }
-}
 
-impl Preparation {
-    /// As weights from elsewhere want it.
+    /// As weights from elsewhere want it: the short side is `floor(image_px / crop_ratio)`, rounded
+    /// as timm's Python rounds it.
     #[must_use]
     pub fn with(self, own: Preprocessing) -> Self {
-        Self {
-            normalisation: Normalisation { mean: own.mean, std: own.std },
-            resize_ratio: (1.0 / own.crop_ratio).clamp(1.0, 4.0),
-            ..self
+        let px = f64::from(self.geometry.image_px);
+        let normalisation = Normalisation { mean: own.mean, std: own.std };
+        let ratio = (1.0 / own.crop_ratio).clamp(1.0, 4.0);
+        let made = Self { normalisation, resize_ratio: ratio, ..self };
+        let short = (px / own.crop_ratio).floor().clamp(px, 4.0 * px);
+        if f64::from(made.view().short_px()) == short {
+            return made;
         }
+        Self { resize_ratio: short / px, ..made }
     }
-}
 
-impl Preparation {
+    /// The same in the words of files of weights.
+    pub(crate) fn preprocessing(&self) -> Preprocessing {
+        let Normalisation { mean, std } = self.normalisation;
+        let (px, short) = (f64::from(self.geometry.image_px), f64::from(self.view().short_px()));
+        let mut crop_ratio = 1.0 / self.resize_ratio;
+        // Who divides by it must not come out a pixel short.
+        while (px / crop_ratio).floor() < short {
+            crop_ratio = crop_ratio.next_down();
+        }
+        Preprocessing { mean, std, crop_ratio }
+    }
+
+    fn view(&self) -> EvalView {
+        let Self { normalisation, resize_ratio, geometry, .. } = *self;
+        EvalView { geometry, normalisation, resize_ratio }
+    }
+
     /// How images are read, `batch` encoded at a time.
     pub fn reading(&self, batch: usize) -> ExtractConfig {
         ExtractConfig {
-            view: EvalView {
-                geometry: self.geometry,
-                normalisation: self.normalisation,
-                resize_ratio: self.resize_ratio,
-            },
+            view: self.view(),
             batch,
             workers: self.workers,
             max_bad_share: self.max_bad_share,
@@ -95,4 +109,48 @@ pub fn geometry(shape: &VitConfig) -> Geometry {
     let px =
         |side: usize| u32::try_from(side).expect("an encoder that fits memory has such a side");
     Geometry { image_px: px(shape.image_px), patch_px: px(shape.patch_px) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn timms(image_px: u32, crop_ratio: f64) -> Preparation {
+        let own = Preprocessing { mean: [0.5; 3], std: [0.5; 3], crop_ratio };
+        Preparation::imagenet(Geometry { image_px, patch_px: 1 }).with(own)
+    }
+
+    #[test]
+    fn the_short_side_is_timms() {
+        for (image_px, crop_ratio, short_px) in [
+            (224, 0.9, 248),
+            (224, 0.875, 256),
+            (384, 1.0, 384),
+            (32, 0.9, 35),
+            (240, 0.95, 252),
+            (224, 0.7, 320),
+            // math.floor(66 / 0.55), by Python: the quotient is a little below 120.
+            (66, 0.55, 119),
+        ] {
+            let preparation = timms(image_px, crop_ratio);
+            assert_eq!(preparation.view().short_px(), short_px, "{image_px} / {crop_ratio}");
+        }
+        assert_eq!(Preparation::imagenet(timms(224, 1.0).geometry).view().short_px(), 256);
+    }
+
+    #[test]
+    fn what_is_exported_gives_the_same_short_side() {
+        for image_px in [28, 32, 66, 96, 224, 384, 518] {
+            for thousandths in 400..=1000 {
+                let preparation = timms(image_px, f64::from(thousandths) / 1000.0);
+                let short = f64::from(preparation.view().short_px());
+                let written = preparation.preprocessing().crop_ratio;
+                assert_eq!((f64::from(image_px) / written).floor(), short, "{image_px}, {written}");
+                let again = timms(image_px, written);
+                assert_eq!(again.view().short_px(), preparation.view().short_px());
+            }
+        }
+        assert_eq!(timms(224, 0.875).preprocessing().crop_ratio, 0.875);
+        assert!((timms(224, 0.9).preprocessing().crop_ratio - 0.9).abs() < 1e-12);
+    }
 }

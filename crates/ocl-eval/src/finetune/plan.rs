@@ -26,6 +26,9 @@ pub struct FinetunePlan {
     /// SHA-256 of that file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from_sha256: Option<String>,
+    /// Which of several networks in that file is taken, if it was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_prefix: Option<String>,
     /// Labelled data.
     pub data: String,
     /// What the path holds.

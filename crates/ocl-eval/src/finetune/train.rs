@@ -145,8 +145,11 @@ fn loader_config(
 fn initial_encoder(plan: &FinetunePlan, seed: u64, device: &Device) -> Result<Vit, EvalError> {
     match &plan.from {
         Some(from) => {
-            let options =
-                OpenOptions { heads: Some(plan.model.heads), image_px: Some(plan.model.image_px) };
+            let options = OpenOptions {
+                heads: Some(plan.model.heads),
+                image_px: Some(plan.model.image_px),
+                prefix: plan.from_prefix.clone(),
+            };
             Ok(open_weights(from, &options, device)?.vit)
         }
         None => Ok(Vit::new(&plan.model, seed, device)?),

@@ -13,8 +13,8 @@ pub use file::{
 };
 pub use hub::{Preprocessing, classifier_bytes, export_folder, weights_file};
 pub use import::{
-    ArchiveError, ImportError, OpenOptions, OpenedWeights, PickleError, ShapeError, TorchError,
-    open_weights,
+    ArchiveError, ImportError, OpenOptions, OpenedWeights, PickleError, PrefixError, ShapeError,
+    TorchError, open_weights,
 };
 pub use layout::HostTensor;
 pub use state::{WeightsError, apply_module_state, apply_state, module_state, state_of};

@@ -97,6 +97,9 @@ pub struct InitPlan {
     pub path: PathBuf,
     /// CRC-32 of its bytes: a run begins from this file and no other.
     pub crc32: u32,
+    /// Which of several networks in the file is taken, if it was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
 }
 
 /// What is read, and the crop.

@@ -36,8 +36,11 @@ fn initial(plan: &Plan, init: &InitPlan, device: &Device) -> Result<Vit, TrainEr
         return Err(wrong("it is not the file that the run was planned with".to_owned()));
     }
     drop(bytes);
-    let options =
-        OpenOptions { heads: Some(plan.model.heads), image_px: Some(plan.model.image_px) };
+    let options = OpenOptions {
+        heads: Some(plan.model.heads),
+        image_px: Some(plan.model.image_px),
+        prefix: init.prefix.clone(),
+    };
     let encoder = ocl_model::open_weights(&init.path, &options, device)?.vit;
     if *encoder.config() != plan.model {
         return Err(wrong(format!("it holds {:?}, not {:?}", encoder.config(), plan.model)));

@@ -12,7 +12,7 @@ use ocl_eval::{
 };
 use ocl_model::{OpenOptions, Pooling};
 
-use crate::options::Common;
+use crate::options::{Common, tell_network};
 
 #[derive(Args, Debug)]
 pub(crate) struct EncoderArgs {
@@ -24,6 +24,13 @@ pub(crate) struct EncoderArgs {
     /// Weights of the encoder, of any program [default: RUN/encoder.safetensors]
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
+    /// Attention heads of weights that do not say [default: what is usual for their width]
+    #[arg(long)]
+    heads: Option<usize>,
+    /// Of several networks in the weights the one whose names begin so [default: the one meant for
+    /// use: a teacher, a target, an average]
+    #[arg(long, value_name = "PREFIX")]
+    prefix: Option<String>,
     /// auto, folder, shards, idx, cifar10, cifar100 or embedded
     #[arg(long, value_name = "KIND", default_value_t = SourceKind::Auto)]
     data_kind: SourceKind,
@@ -76,7 +83,10 @@ pub(crate) struct NeighboursArgs {
 fn open(args: &EncoderArgs, data: &str) -> Result<(Encoder, Arc<Source>)> {
     let device = args.common.backend.device()?;
     let (run, weights) = (args.run.as_deref(), args.weights.as_deref());
-    let mut encoder = choose_encoder(run, weights, &OpenOptions::default(), &device)?;
+    let (heads, prefix) = (args.heads, args.prefix.clone());
+    let options = OpenOptions { heads, image_px: None, prefix };
+    let mut encoder = choose_encoder(run, weights, &options, &device)?;
+    tell_network(&encoder);
     let workers = &mut encoder.preparation.workers;
     *workers = args.common.workers.unwrap_or(*workers);
     let split = if args.test { Split::Test } else { Split::Train };

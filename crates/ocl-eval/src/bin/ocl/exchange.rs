@@ -9,6 +9,8 @@ use ocl_eval::{Encoder, choose_encoder, open_encoder};
 use ocl_model::{OpenOptions, Pooling, export_folder};
 use ocl_train::Backend;
 
+use crate::options::tell_network;
+
 #[derive(Args, Debug)]
 pub(crate) struct ExportArgs {
     /// Run folder that pretrain made
@@ -32,6 +34,10 @@ pub(crate) struct ImportArgs {
     /// Attention heads of weights that do not say [default: what is usual for their width]
     #[arg(long)]
     heads: Option<usize>,
+    /// Of several networks in the weights the one whose names begin so [default: the one meant for
+    /// use: a teacher, a target, an average]
+    #[arg(long, value_name = "PREFIX")]
+    prefix: Option<String>,
     #[command(flatten)]
     to: Target,
 }
@@ -51,7 +57,7 @@ struct Target {
 
 /// Writes a run's encoder, or a fine-tuned one, for other programs.
 pub(crate) fn export(args: &ExportArgs) -> Result<()> {
-    let options = OpenOptions { heads: None, image_px: args.to.image_px };
+    let options = OpenOptions { image_px: args.to.image_px, ..OpenOptions::default() };
     let device = args.to.backend.device()?;
     let (run, weights) = (args.run.as_deref(), args.weights.as_deref());
     let mut encoder = choose_encoder(run, weights, &options, &device)?;
@@ -61,12 +67,14 @@ pub(crate) fn export(args: &ExportArgs) -> Result<()> {
 
 /// Writes any program's weights as ours and timm's.
 pub(crate) fn import(args: &ImportArgs) -> Result<()> {
-    let options = OpenOptions { heads: args.heads, image_px: args.to.image_px };
+    let (heads, image_px, prefix) = (args.heads, args.to.image_px, args.prefix.clone());
+    let options = OpenOptions { heads, image_px, prefix };
     let encoder = open_encoder(&args.weights, &options, &args.to.backend.device()?)?;
     write(&encoder, &args.to)
 }
 
 fn write(encoder: &Encoder, to: &Target) -> Result<()> {
+    tell_network(encoder);
     if !encoder.preparation_said {
         eprintln!(
             "note: nothing says how images were prepared; ImageNet's mean and deviation are written"

@@ -12,7 +12,7 @@ use ocl_eval::{
 use ocl_model::OpenOptions;
 use ocl_train::{command_line, stop_on_signals};
 
-use crate::options::{FinetuneArgs, word};
+use crate::options::{FinetuneArgs, tell_network, word};
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
@@ -55,7 +55,9 @@ fn fresh(args: &FinetuneArgs) -> Result<(FinetunePlan, PathBuf)> {
         let run = Run::open(run.context("--scratch needs --run, which says what encoder")?)?;
         (None, run.plan.model.clone(), run.preparation(), Some(run))
     } else {
-        let encoder = choose_encoder(run, weights, &OpenOptions::default(), &device)?;
+        let options = OpenOptions { prefix: args.prefix.clone(), ..OpenOptions::default() };
+        let encoder = choose_encoder(run, weights, &options, &device)?;
+        tell_network(&encoder);
         let model = encoder.vit.config().clone();
         (Some(encoder.weights), model, encoder.preparation, encoder.run)
     };
@@ -80,6 +82,7 @@ fn fresh(args: &FinetuneArgs) -> Result<(FinetunePlan, PathBuf)> {
         seeds: (0..args.seeds.max(1)).collect(),
         from,
         from_sha256,
+        from_prefix: args.prefix.clone(),
         data: data.context("--data is not given")?,
         data_kind: kind,
         max_train: args.max_train,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ocl_data::SourceKind;
-use ocl_eval::REPORT_LIMITS;
+use ocl_eval::{Encoder, REPORT_LIMITS};
 use ocl_model::Pooling;
 use ocl_train::Backend;
 
@@ -19,6 +19,13 @@ pub(crate) struct Common {
     /// Print JSON instead of text
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Says which of several networks in a file of weights was taken.
+pub(crate) fn tell_network(encoder: &Encoder) {
+    if let Some(note) = encoder.network_note() {
+        eprintln!("{note}");
+    }
 }
 
 #[derive(Args, Debug)]
@@ -41,6 +48,10 @@ pub(crate) struct SubjectArgs {
     /// Attention heads of weights that do not say [default: what is usual for their width]
     #[arg(long, conflicts_with_all = ["untrained", "raw_pixels"])]
     pub(crate) heads: Option<usize>,
+    /// Of several networks in the weights the one whose names begin so [default: the one meant for
+    /// use: a teacher, a target, an average]
+    #[arg(long, value_name = "PREFIX", conflicts_with_all = ["untrained", "raw_pixels"])]
+    pub(crate) prefix: Option<String>,
     /// Side of the images that the encoder sees [default: the weights'; positions are adapted]
     #[arg(long, conflicts_with_all = ["untrained", "raw_pixels"])]
     pub(crate) image_px: Option<usize>,
@@ -179,6 +190,10 @@ pub(crate) struct FinetuneArgs {
     /// Weights to begin from [default: RUN/encoder.safetensors]
     #[arg(long, value_name = "FILE")]
     pub(crate) weights: Option<PathBuf>,
+    /// Of several networks in the weights the one whose names begin so [default: the one meant for
+    /// use: a teacher, a target, an average]
+    #[arg(long, value_name = "PREFIX", conflicts_with = "scratch")]
+    pub(crate) prefix: Option<String>,
     /// Begin from the run's encoder as it was before its first step, for comparison
     #[arg(long, requires = "run", conflicts_with = "weights")]
     pub(crate) scratch: bool,
@@ -207,6 +222,6 @@ pub(crate) struct FinetuneArgs {
     #[arg(long, value_name = "FOLDER")]
     pub(crate) out: Option<PathBuf>,
     /// Go on with the fine-tuning in this folder
-    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["run", "weights", "scratch", "data", "overrides", "out"])]
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["run", "weights", "prefix", "scratch", "data", "overrides", "out"])]
     pub(crate) resume: Option<PathBuf>,
 }

@@ -10,7 +10,7 @@ use ocl_eval::open_encoder;
 use ocl_model::OpenOptions;
 use ocl_train::{Chunk, InitPlan, ModelRecipe, Plan, Recipe, Start, command_line};
 
-use crate::options::word;
+use crate::options::{tell_network, word};
 use crate::pretraining::PretrainArgs;
 
 /// The plan of a new run, its data, and that it begins.
@@ -25,8 +25,11 @@ pub(crate) fn fresh(
     };
     let overrides = args.all_overrides();
     let mut recipe = Recipe::load(&name, &overrides)?;
-    let init = args.init.as_deref().map(|path| begin_from(path, &mut recipe, &overrides, device));
-    let init = init.transpose()?;
+    let prefix = args.prefix.as_deref();
+    let init = match &args.init {
+        Some(path) => Some(begin_from(path, prefix, &mut recipe, &overrides, device)?),
+        None => None,
+    };
     let source = Source::open(&recipe.data.path, recipe.data.kind, Split::Train)?;
     let mut plan = Plan::resolve(&name, &recipe, &source)?;
     plan.init = init;
@@ -42,6 +45,7 @@ pub(crate) fn fresh(
 /// The weights that a run begins from; the recipe's encoder becomes theirs.
 fn begin_from(
     path: &Path,
+    prefix: Option<&str>,
     recipe: &mut Recipe,
     overrides: &[String],
     device: &Device,
@@ -49,8 +53,10 @@ fn begin_from(
     if let Some(pair) = overrides.iter().find(|pair| pair.trim_start().starts_with("model.")) {
         bail!("--init says what the encoder is like; leave out {pair}");
     }
-    let options = OpenOptions { heads: None, image_px: Some(recipe.data.image_px) };
+    let image_px = Some(recipe.data.image_px);
+    let options = OpenOptions { heads: None, image_px, prefix: prefix.map(str::to_owned) };
     let encoder = open_encoder(path, &options, device)?;
+    tell_network(&encoder);
     let config = encoder.vit.config();
     recipe.model = ModelRecipe {
         size: None,
@@ -62,7 +68,7 @@ fn begin_from(
     };
     let path = std::path::absolute(&encoder.weights)?;
     let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(InitPlan { crc32: crc32fast::hash(&bytes), path })
+    Ok(InitPlan { crc32: crc32fast::hash(&bytes), path, prefix: options.prefix })
 }
 
 /// The built-in recipe that fits the data when none was named.

@@ -13,6 +13,8 @@ use ocl_eval::{
 use ocl_model::OpenOptions;
 use ocl_train::Backend;
 
+use crate::options::tell_network;
+
 #[derive(Args, Debug)]
 pub(crate) struct PredictArgs {
     /// Images, folders of images, or other data
@@ -46,6 +48,7 @@ pub(crate) struct PredictArgs {
 pub(crate) fn run(args: &PredictArgs) -> Result<()> {
     let device = args.backend.device()?;
     let encoder = open_encoder(&args.weights, &OpenOptions::default(), &device)?;
+    tell_network(&encoder);
     let options = PredictOptions {
         top: args.top,
         kind: args.data_kind,

@@ -12,7 +12,7 @@ use ocl_eval::{
 };
 use ocl_model::{OpenOptions, Pooling, Vit};
 
-use crate::options::{Common, SubjectArgs};
+use crate::options::{Common, SubjectArgs, tell_network};
 
 /// A subject with the features of both splits.
 pub(crate) struct Prepared {
@@ -50,9 +50,11 @@ impl Chosen {
             let preparation = run.preparation();
             Self { subject, preparation, pool: None, weights: None, run: Some(run) }
         } else {
-            let options = OpenOptions { heads: args.heads, image_px: args.image_px };
+            let (heads, image_px, prefix) = (args.heads, args.image_px, args.prefix.clone());
+            let options = OpenOptions { heads, image_px, prefix };
             let (run, weights) = (args.run.as_deref(), args.weights.as_deref());
             let encoder = choose_encoder(run, weights, &options, device)?;
+            tell_network(&encoder);
             let Encoder { vit, pooling, preparation, weights, run, .. } = encoder;
             let subject = Subject::Trained(Box::new(vit));
             Self { subject, preparation, pool: Some(pooling), weights: Some(weights), run }

@@ -63,6 +63,10 @@ pub(crate) struct PretrainArgs {
     /// program; its size goes before the recipe's
     #[arg(long, value_name = "RUN|FILE")]
     pub(crate) init: Option<PathBuf>,
+    /// Of several networks in --init's file the one whose names begin so [default: the one meant for
+    /// use: a teacher, a target, an average]
+    #[arg(long, value_name = "PREFIX", requires = "init")]
+    pub(crate) prefix: Option<String>,
     /// Change one value of the recipe, e.g. --set optim.base_lr=1e-3 (repeatable)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,

@@ -1,8 +1,9 @@
 //! Weights that other programs wrote: timm, MAE, DeiT, DINO, DINOv2, and the like.
 
-mod allow_list;
 mod archive;
+mod deny_list;
 mod names;
+mod network;
 mod node;
 mod number;
 mod pickle;
@@ -19,6 +20,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::SafeTensors;
 use thiserror::Error;
 
+use self::network::{Network, Taken};
+use self::torch::Checkpoint;
 use crate::encoder::{Linear, Pooling, Vit, VitConfig};
 use crate::weights::file::{Description, description};
 use crate::weights::hub::{self, Hints, Preprocessing};
@@ -26,12 +29,13 @@ use crate::weights::layout::HostTensor;
 use crate::weights::state::{WeightsError, assemble};
 
 pub use archive::ArchiveError;
+pub use network::PrefixError;
 pub use node::PickleError;
 pub use shape::ShapeError;
 pub use torch::TorchError;
 
 /// What weights do not say of themselves.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct OpenOptions {
     /// Attention heads; `None` takes what the file or its `config.json` says, else what is usual
     /// for the width, which is 64 channels a head but for the largest encoders.
@@ -39,6 +43,9 @@ pub struct OpenOptions {
     /// Side of the images that will be encoded; `None` takes the weights' own. Learned positions
     /// are resampled, fixed ones computed anew.
     pub image_px: Option<usize>,
+    /// Of several networks in a file the one under these keys, or whose names begin so; `None` takes
+    /// the one that is meant for use: a teacher, a target, an average of weights.
+    pub prefix: Option<String>,
 }
 
 /// An encoder and what came with it.
@@ -56,6 +63,10 @@ pub struct OpenedWeights {
     pub classes: Vec<String>,
     /// Names of tensors that belong to no encoder: decoders, mask tokens, projection heads.
     pub ignored: Vec<String>,
+    /// Which network of the file this is: keys and prefix, joined by dots; empty if it has none.
+    pub network: String,
+    /// The other encoders in the file.
+    pub other_networks: Vec<String>,
 }
 
 /// Why weights from elsewhere do not become an encoder.
@@ -67,6 +78,9 @@ pub enum ImportError {
     /// The safetensors file is damaged.
     #[error("it is damaged, or neither safetensors nor what torch.save writes")]
     Safetensors(#[from] safetensors::SafeTensorError),
+    /// No network answers to the prefix.
+    #[error(transparent)]
+    Prefix(#[from] PrefixError),
     /// A number type that weights do not have.
     #[error("tensor `{0}` is {1:?}; F16, BF16, F32 and F64 are read")]
     Type(String, safetensors::Dtype),
@@ -125,12 +139,32 @@ pub fn open_weights(
     let safe = open.read_exact(&mut start).is_ok() && start[8] == b'{';
     if safe || file.extension().is_some_and(|extension| extension == "safetensors") {
         let bytes = std::fs::read(&file).map_err(io)?;
-        build(safetensors(&bytes), own(&bytes), hints, options, device).map_err(failed)
+        let own = own(&bytes);
+        let found = safetensors(&bytes).and_then(|tensors| {
+            let taken = network_of(&tensors, own.is_some(), options.prefix.as_deref())?;
+            Ok(Checkpoint { tensors, taken })
+        });
+        build(found, own, hints, options, device).map_err(failed)
     } else {
         let open = File::open(&file).map_err(io)?;
-        let tensors = torch::read(open).map_err(ImportError::from);
-        build(tensors, None, hints, options, device).map_err(failed)
+        let found = torch::read(open, options.prefix.as_deref()).map_err(ImportError::from);
+        build(found, None, hints, options, device).map_err(failed)
     }
+}
+
+/// The network of a safetensors file. In one of our own it is the one without a prefix: what stands
+/// beside it belongs to its training.
+fn network_of(
+    tensors: &[(String, HostTensor)],
+    own: bool,
+    prefix: Option<&str>,
+) -> Result<Taken, PrefixError> {
+    if own && prefix.is_none() {
+        return Ok(Taken::default());
+    }
+    let networks: Vec<_> =
+        tensors.iter().filter_map(|(name, _)| Network::told_by("", name)).collect();
+    Ok(network::take(&networks, prefix)?.unwrap_or_default())
 }
 
 fn own(bytes: &[u8]) -> Option<Description> {
@@ -158,13 +192,14 @@ fn safetensors(bytes: &[u8]) -> Result<Vec<(String, HostTensor)>, ImportError> {
 }
 
 fn build(
-    tensors: Result<Vec<(String, HostTensor)>, ImportError>,
+    found: Result<Checkpoint, ImportError>,
     own: Option<Description>,
     hints: Hints,
     options: &OpenOptions,
     device: &Device,
 ) -> Result<OpenedWeights, ImportError> {
-    let names::Named { encoder, head, ignored } = names::sort(tensors?);
+    let Checkpoint { tensors, taken } = found?;
+    let names::Named { encoder, head, ignored } = names::sort(tensors, &taken.network.prefix);
     let heads = options.heads.or(hints.heads);
     let config = match &own {
         Some(Description { encoder, .. }) => {
@@ -195,6 +230,8 @@ fn build(
         preprocessing: hints.preprocessing.or_else(preprocessing),
         classes: named.unwrap_or_default(),
         ignored,
+        network: taken.network.name(),
+        other_networks: taken.others,
     })
 }
 

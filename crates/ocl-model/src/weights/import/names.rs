@@ -1,7 +1,8 @@
 //! From the names that other programs give to timm's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use super::network::Network;
 use crate::weights::layout::HostTensor;
 
 /// Weights under timm's names.
@@ -15,25 +16,17 @@ pub(super) struct Named {
     pub(super) ignored: Vec<String>,
 }
 
-const KERNEL: &str = "patch_embed.proj.weight";
-
-/// Where in a file that holds several networks the encoder is, best first: the averaged network of
-/// DINO and that of I-JEPA, the one that MoCo v3 evaluates.
-const NETWORKS: [&str; 4] = ["teacher", "target_encoder", "base_encoder", "backbone"];
-
-/// Sorts tensors into encoder, head and the rest.
-pub(super) fn sort(tensors: Vec<(String, HostTensor)>) -> Named {
-    let prefixes = prefixes(tensors.iter().map(|(name, _)| name.as_str()));
-    let prefix = encoders_prefix(&prefixes);
-    // A file of our own: the encoder without a prefix, other encoders of its training beside it.
-    let of_another = |name: &str| {
-        prefixes.iter().any(|other| other.len() > prefix.len() && name.starts_with(other.as_str()))
-    };
+/// Sorts tensors into the encoder whose names begin with `prefix`, its head and the rest.
+pub(super) fn sort(tensors: Vec<(String, HostTensor)>, prefix: &str) -> Named {
+    // Other encoders of its training stand beside one without a prefix.
+    let networks = tensors.iter().filter_map(|(name, _)| Network::told_by("", name));
+    let longer: Vec<_> = networks.filter(|other| other.prefix.len() > prefix.len()).collect();
+    let of_another = |name: &str| longer.iter().any(|other| name.starts_with(&other.prefix));
     let mut named = Named::default();
     let mut head = BTreeMap::new();
     let mut distilled = None;
     for (full, tensor) in tensors {
-        let name = match full.strip_prefix(&prefix) {
+        let name = match full.strip_prefix(prefix) {
             Some(name) if !of_another(&full) => rename(name),
             _ => {
                 named.ignored.push(full);
@@ -67,21 +60,6 @@ pub(super) fn sort(tensors: Vec<(String, HostTensor)>) -> Named {
     named
 }
 
-/// What stands before `patch_embed` in the file's names, for each encoder in it.
-fn prefixes<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
-    let found = names.filter_map(|name| name.strip_suffix(KERNEL));
-    found.filter(|prefix| prefix.is_empty() || prefix.ends_with('.')).map(str::to_owned).collect()
-}
-
-/// The prefix of the encoder that is taken.
-fn encoders_prefix(prefixes: &BTreeSet<String>) -> String {
-    let network =
-        |part: &&str| prefixes.iter().find(|prefix| prefix.split('.').any(|word| word == *part));
-    let preferred = || NETWORKS.iter().find_map(network);
-    let chosen = prefixes.get("").or_else(preferred).or(prefixes.first());
-    chosen.cloned().unwrap_or_default()
-}
-
 fn rename(name: &str) -> String {
     if name == "register_tokens" {
         return "reg_token".to_owned(); // DINOv2
@@ -112,11 +90,14 @@ fn belongs_to_no_encoder(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::network::{KERNEL, take};
     use super::*;
 
     fn sorted(names: &[&str]) -> Named {
         let tensor = || HostTensor { shape: vec![1, 1], values: vec![0.0] };
-        sort(names.iter().map(|name| ((*name).to_owned(), tensor())).collect())
+        let networks: Vec<_> = names.iter().filter_map(|name| Network::told_by("", name)).collect();
+        let prefix = take(&networks, None).unwrap().unwrap().network.prefix;
+        sort(names.iter().map(|name| ((*name).to_owned(), tensor())).collect(), &prefix)
     }
 
     #[test]

@@ -18,10 +18,13 @@ pub(super) enum Node {
     Dict(Vec<(Id, Id)>),
     /// A class or function, `module.name`; never looked up.
     Global(String),
-    /// What `function` would have made of `arguments`; never called.
+    /// What `function` would have made of `arguments`; never called. Objects of classes that no
+    /// weights need are kept so too, and nobody looks at them.
     Call {
         function: Id,
         arguments: Id,
+        /// What the object is then filled with.
+        attributes: Option<Id>,
     },
     /// What the pickle says lies outside of it: PyTorch's storages.
     Outside(Id),
@@ -39,9 +42,10 @@ pub enum PickleError {
     /// An instruction that PyTorch's files do not have.
     #[error("the pickle has instruction {0:#04x}, which torch.save does not write")]
     Instruction(u8),
-    /// A class or function that weights do not need.
+    /// A function that runs programs.
     #[error(
-        "the pickle wants Python to use `{0}`, which no weights need; refused, and not executed"
+        "the pickle wants Python to use `{0}`, which runs programs and no weights need: do not trust \
+         this file; refused, and not executed"
     )]
     Refused(String),
 }

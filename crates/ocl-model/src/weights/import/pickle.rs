@@ -2,8 +2,8 @@
 //!
 //! A pickle is a program for a stack machine, and Python runs it: it may import and call anything.
 //! This reader builds the values and calls nothing. A call that the file asks for becomes a
-//! [`Node::Call`] that says what would have been called, and names that no file of weights needs
-//! are refused.
+//! [`Node::Call`] that says what would have been called; what is no tensor stays as it is. Files
+//! that ask for a program to be run are refused, since other readers would run it.
 
 use super::node::{Id, Node, PickleError};
 use super::pickle_machine::Machine;
@@ -77,9 +77,22 @@ impl Pickle {
         (0..self.nodes.len()).filter_map(|id| self.outside_of(id))
     }
 
+    /// The attributes that an object was given.
+    pub(super) fn attributes(&self, id: Id) -> Option<Id> {
+        match self.nodes[id] {
+            Node::Call { attributes, .. } => attributes,
+            _ => None,
+        }
+    }
+
+    /// Number of values.
+    pub(super) fn values(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// Name of the function and arguments of a call.
     pub(super) fn call(&self, id: Id) -> Option<(&str, &[Id])> {
-        let Node::Call { function, arguments } = &self.nodes[id] else { return None };
+        let Node::Call { function, arguments, .. } = &self.nodes[id] else { return None };
         Some((self.global(*function)?, self.items(*arguments)?))
     }
 }
@@ -110,6 +123,23 @@ mod tests {
         assert_eq!(Pickle::read(bytes).unwrap_err(), PickleError::Refused("posix.system".into()));
         let bytes = b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93\x8c\x011\x85R.";
         assert_eq!(Pickle::read(bytes).unwrap_err(), PickleError::Refused("builtins.eval".into()));
+    }
+
+    #[test]
+    fn objects_of_unknown_classes_are_kept_and_not_made() {
+        // A datetime, a version, a subclass of dict with an item, an object with attributes.
+        let bytes =
+            b"\x80\x02(cdatetime\ndatetime\nC\x02ab\x85Rctorch.torch_version\nTorchVersion\n\
+            X\x01\x00\x00\x002\x85\x81ceasydict\nEasyDict\n)\x81}bX\x01\x00\x00\x00aK\x01s\
+            cargparse\nNamespace\n)\x81}X\x02\x00\x00\x00lrK\x02sbt.";
+        let pickle = Pickle::read(bytes).unwrap();
+        let values = pickle.items(pickle.root()).unwrap();
+        assert_eq!(values.len(), 4);
+        assert_eq!(pickle.call(values[0]).unwrap().0, "datetime.datetime");
+        assert_eq!(pickle.call(values[1]).unwrap().0, "torch.torch_version.TorchVersion");
+        assert_eq!(pickle.text(pickle.entries(values[2]).unwrap()[0].0), Some("a"));
+        let attributes = pickle.attributes(values[3]).unwrap();
+        assert_eq!(pickle.text(pickle.entries(attributes).unwrap()[0].0), Some("lr"));
     }
 
     #[test]

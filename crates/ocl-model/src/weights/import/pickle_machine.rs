@@ -1,6 +1,6 @@
 //! The instructions of pickles.
 
-use super::allow_list::allowed;
+use super::deny_list::runs_programs;
 use super::node::{Id, Node, PickleError};
 
 /// A stack machine for the instructions of protocols 2 to 5 that `torch.save` writes.
@@ -99,8 +99,10 @@ impl<'a> Machine<'a> {
                     let parts = self.pop_last(3)?; // NEWOBJ_EX: class, arguments, named arguments
                     self.call(parts[0], parts[1]);
                 }
-                // BUILD: an object's attributes, of which tensors have none.
-                b'b' => drop(self.pop()?),
+                b'b' => {
+                    let attributes = self.pop()?;
+                    self.build(attributes)?;
+                }
                 b'Q' => {
                     let what = self.pop()?;
                     self.push(Node::Outside(what));
@@ -230,15 +232,28 @@ impl<'a> Machine<'a> {
         if !pairs.len().is_multiple_of(2) {
             return Err(self.malformed());
         }
+        // An object of an unknown class that is given items is a dictionary to us.
+        if matches!(self.nodes[onto], Node::Call { .. }) {
+            self.nodes[onto] = Node::Dict(vec![]);
+        }
         if let Node::Dict(entries) = &mut self.nodes[onto] {
             entries.extend(pairs.chunks_exact(2).map(|pair| (pair[0], pair[1])));
         }
         Ok(())
     }
 
+    /// Gives an object its attributes. Those of dictionaries (`_metadata`) say nothing of tensors.
+    fn build(&mut self, given: Id) -> Result<(), PickleError> {
+        let object = self.top()?;
+        if let Node::Call { attributes, .. } = &mut self.nodes[object] {
+            *attributes = Some(given);
+        }
+        Ok(())
+    }
+
     fn global(&mut self, module: &str, name: &str) -> Result<(), PickleError> {
         let full = format!("{module}.{name}");
-        if !allowed(module, name) {
+        if runs_programs(module, name) {
             return Err(PickleError::Refused(full));
         }
         self.push(Node::Global(full));
@@ -249,7 +264,8 @@ impl<'a> Machine<'a> {
         let dict = matches!(&self.nodes[function], Node::Global(name)
             if matches!(name.as_str(), "collections.OrderedDict" | "collections.defaultdict"));
         // Their items follow, as those of a plain dictionary do.
-        self.push(if dict { Node::Dict(vec![]) } else { Node::Call { function, arguments } });
+        let call = Node::Call { function, arguments, attributes: None };
+        self.push(if dict { Node::Dict(vec![]) } else { call });
     }
 
     fn put(&mut self, instruction: u8) -> Result<(), PickleError> {

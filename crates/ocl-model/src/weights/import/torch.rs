@@ -8,6 +8,7 @@ use std::io::{Read, Seek, SeekFrom};
 use thiserror::Error;
 
 use super::archive::{Archive, ArchiveError};
+use super::network::{Network, PrefixError, Taken, take};
 use super::node::{Id, PickleError};
 use super::number::{Kind, to_f32};
 use super::pickle::Pickle;
@@ -34,6 +35,9 @@ pub enum TorchError {
     /// No dictionary of tensors was found.
     #[error("it holds no dictionary of tensors; at the top it has {0}")]
     NoState(String),
+    /// No network answers to the prefix.
+    #[error(transparent)]
+    Prefix(#[from] PrefixError),
     /// A tensor contradicts its storage.
     #[error("tensor `{0}` is damaged: it does not fit its storage")]
     Tensor(String),
@@ -47,19 +51,14 @@ pub enum TorchError {
     },
 }
 
-/// Under which keys programs keep the weights; the first that is there counts, averaged weights
-/// first, as in timm.
-const STATE_KEYS: [&str; 9] = [
-    "state_dict_ema",
-    "model_ema",
-    "teacher",
-    "state_dict",
-    "model",
-    "module",
-    "target_encoder",
-    "encoder",
-    "student",
-];
+/// How deep dictionaries may lie in one another.
+const DEEPEST: usize = 8;
+
+/// Tensors by name, of the dictionary that holds the network that is taken.
+pub(super) struct Checkpoint {
+    pub(super) tensors: Vec<(String, HostTensor)>,
+    pub(super) taken: Taken,
+}
 
 /// A tensor's place.
 struct Place {
@@ -71,19 +70,20 @@ struct Place {
     strides: Vec<usize>,
 }
 
-/// Reads the tensors of a `.pth` file by name, without executing anything.
-pub(super) fn read(mut file: File) -> Result<Vec<(String, HostTensor)>, TorchError> {
+/// Reads the tensors of a `.pth` file by name, without executing anything. Of several networks in
+/// it `prefix` chooses one.
+pub(super) fn read(mut file: File, prefix: Option<&str>) -> Result<Checkpoint, TorchError> {
     let mut magic = [0; 4];
     let enough = file.read_exact(&mut magic);
     file.seek(SeekFrom::Start(0))?;
     match enough {
-        Ok(()) if magic == *b"PK\x03\x04" => read_zip(file),
-        Ok(()) if magic[0] == 0x80 => read_legacy(file),
+        Ok(()) if magic == *b"PK\x03\x04" => read_zip(file, prefix),
+        Ok(()) if magic[0] == 0x80 => read_legacy(file, prefix),
         _ => Err(TorchError::Unknown),
     }
 }
 
-fn read_zip(file: File) -> Result<Vec<(String, HostTensor)>, TorchError> {
+fn read_zip(file: File, prefix: Option<&str>) -> Result<Checkpoint, TorchError> {
     let mut archive = Archive::open(file)?;
     let description = archive.names().find(|name| name.ends_with("/data.pkl")).map(str::to_owned);
     let description = description.ok_or(TorchError::Unknown)?;
@@ -96,12 +96,13 @@ fn read_zip(file: File) -> Result<Vec<(String, HostTensor)>, TorchError> {
     }
     let pickle = Pickle::read(&archive.read(&description)?)?;
     let limit = archive.len();
-    tensors(&pickle, limit, |storage| Ok(archive.read(&format!("{folder}data/{storage}"))?))
+    let bytes_of = |storage: &str| Ok(archive.read(&format!("{folder}data/{storage}"))?);
+    checkpoint(&pickle, prefix, limit, bytes_of)
 }
 
 /// Before PyTorch 1.6: three pickles of preliminaries, one with the tensors, one with the names of
 /// the storages, then each storage as its length and its values.
-fn read_legacy(mut file: File) -> Result<Vec<(String, HostTensor)>, TorchError> {
+fn read_legacy(mut file: File, prefix: Option<&str>) -> Result<Checkpoint, TorchError> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     let mut at = 0;
@@ -129,7 +130,7 @@ fn read_legacy(mut file: File) -> Result<Vec<(String, HostTensor)>, TorchError> 
         storages.insert(key.to_owned(), at + 8..end);
         at = end;
     }
-    tensors(&pickle, bytes.len() as u64, |storage| {
+    checkpoint(&pickle, prefix, bytes.len() as u64, |storage| {
         let range = storages.get(storage).ok_or_else(|| TorchError::Tensor(storage.to_owned()))?;
         Ok(bytes[range.clone()].to_vec())
     })
@@ -156,13 +157,33 @@ fn storage(pickle: &Pickle, id: Id) -> Option<(&str, &str)> {
     Some((pickle.text(*items.get(2)?)?, type_name.rsplit('.').next()?))
 }
 
+/// Chooses a network, and reads its dictionary alone.
+fn checkpoint(
+    pickle: &Pickle,
+    prefix: Option<&str>,
+    limit: u64,
+    bytes_of: impl FnMut(&str) -> Result<Vec<u8>, TorchError>,
+) -> Result<Checkpoint, TorchError> {
+    let mut states = States::default();
+    states.find(pickle, pickle.root(), "", &mut vec![false; pickle.values()], DEEPEST);
+    let networks: Vec<Network> = states.networks.iter().map(|(_, found)| found.clone()).collect();
+    let (state, taken) = match take(&networks, prefix)? {
+        Some(taken) => (states.networks[taken.index].0, taken),
+        // What its tensors lack is told later, by name.
+        None => {
+            let state = states.first.ok_or_else(|| TorchError::NoState(found_at_top(pickle)))?;
+            (state, Taken::default())
+        }
+    };
+    Ok(Checkpoint { tensors: tensors(pickle, state, limit, bytes_of)?, taken })
+}
+
 fn tensors(
     pickle: &Pickle,
+    state: Id,
     limit: u64,
     mut bytes_of: impl FnMut(&str) -> Result<Vec<u8>, TorchError>,
 ) -> Result<Vec<(String, HostTensor)>, TorchError> {
-    let state = find_state(pickle, pickle.root(), 4)
-        .ok_or_else(|| TorchError::NoState(keys_at_top(pickle)))?;
     let mut tensors = Vec::new();
     let mut values: u64 = 0;
     let mut last: Option<(String, Vec<u8>)> = None;
@@ -200,22 +221,52 @@ fn is_counter(type_name: &str) -> bool {
         .contains(&type_name)
 }
 
-fn find_state(pickle: &Pickle, id: Id, depth: usize) -> Option<Id> {
-    let entries = pickle.entries(id)?;
-    let tensor = |&&(key, value): &&(Id, Id)| {
-        pickle.text(key).is_some_and(|name| name.contains('.')) && place(pickle, value).is_some()
-    };
-    if entries.iter().find(tensor).is_some() {
-        return Some(id);
-    }
-    let below = depth.checked_sub(1)?;
-    STATE_KEYS.iter().find_map(|wanted| {
-        let &(_, value) = entries.iter().find(|(key, _)| pickle.text(*key) == Some(wanted))?;
-        find_state(pickle, value, below)
-    })
+/// The dictionaries of tensors in a file.
+#[derive(Default)]
+struct States {
+    /// Each encoder, with the dictionary that it lies in.
+    networks: Vec<(Id, Network)>,
+    /// The first dictionary that has tensors under dotted names.
+    first: Option<Id>,
 }
 
-fn keys_at_top(pickle: &Pickle) -> String {
+impl States {
+    /// Looks through `id` and what it holds: dictionaries, lists, and objects' attributes. `seen`
+    /// keeps a value that is used in many places from being looked at more than once.
+    fn find(&mut self, pickle: &Pickle, id: Id, within: &str, seen: &mut [bool], depth: usize) {
+        if std::mem::replace(&mut seen[id], true) {
+            return;
+        }
+        let Some(below) = depth.checked_sub(1) else { return };
+        let join = |key: &str| match within {
+            "" => key.to_owned(),
+            within => format!("{within}.{key}"),
+        };
+        if let Some(attributes) = pickle.attributes(id) {
+            self.find(pickle, attributes, within, seen, below);
+        }
+        for (index, &item) in pickle.items(id).unwrap_or_default().iter().enumerate() {
+            self.find(pickle, item, &join(&index.to_string()), seen, below);
+        }
+        for &(key, value) in pickle.entries(id).unwrap_or_default() {
+            let number = || pickle.count(key).map(|number| number.to_string());
+            let Some(name) = pickle.text(key).map(str::to_owned).or_else(number) else { continue };
+            if place(pickle, value).is_none() {
+                self.find(pickle, value, &join(&name), seen, below);
+                continue;
+            }
+            if name.contains('.') && self.first.is_none() {
+                self.first = Some(id);
+            }
+            self.networks.extend(Network::told_by(within, &name).map(|network| (id, network)));
+        }
+    }
+}
+
+fn found_at_top(pickle: &Pickle) -> String {
+    if let Some((class, _)) = pickle.call(pickle.root()) {
+        return format!("an object of `{class}`; save its state_dict() instead");
+    }
     let Some(entries) = pickle.entries(pickle.root()) else { return "no dictionary".to_owned() };
     let keys: Vec<_> = entries.iter().filter_map(|(key, _)| pickle.text(*key)).take(12).collect();
     if keys.is_empty() { "an empty dictionary".to_owned() } else { keys.join(", ") }
@@ -225,13 +276,20 @@ fn keys_at_top(pickle: &Pickle) -> String {
 fn place(pickle: &Pickle, id: Id) -> Option<Option<Place>> {
     let (function, arguments) = pickle.call(id)?;
     match function {
-        "torch._utils._rebuild_parameter" => place_of_tensor(pickle, *arguments.first()?),
-        _ => place_of_tensor(pickle, id),
+        "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state" => {
+            let (function, arguments) = pickle.call(*arguments.first()?)?;
+            place_of_tensor(pickle, function, arguments)
+        }
+        // A subclass of tensors: the function, the class, the function's arguments.
+        "torch._tensor._rebuild_from_type_v2" => {
+            let &[function, _, arguments, ..] = arguments else { return None };
+            place_of_tensor(pickle, pickle.global(function)?, pickle.items(arguments)?)
+        }
+        _ => place_of_tensor(pickle, function, arguments),
     }
 }
 
-fn place_of_tensor(pickle: &Pickle, id: Id) -> Option<Option<Place>> {
-    let (function, arguments) = pickle.call(id)?;
+fn place_of_tensor(pickle: &Pickle, function: &str, arguments: &[Id]) -> Option<Option<Place>> {
     if !matches!(function, "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2") {
         return None;
     }
