@@ -21,6 +21,8 @@ if [ -e "$run/plan.toml" ]; then
 else
     command=(pretrain --out "$(dirname "$run")" --name "$(basename "$run")" "$@")
 fi
+# Without it Open MPI may wait for ever for a lock of a process that was killed.
+export PMIX_MCA_gds=hash
 export RAYON_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
 srun --mpi="${OCL_MPI:-pmix}" --kill-on-bad-exit=1 ocl "${command[@]}" --no-eval
 code=$?

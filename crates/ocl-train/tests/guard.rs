@@ -54,6 +54,7 @@ fn check(case: &str) {
         ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
         ("OMPI_MCA_rmaps_base_oversubscribe", "1"),
         ("OMPI_MCA_mpi_yield_when_idle", "1"),
+        ("PMIX_MCA_gds", "hash"),
     ] {
         mpirun.env(name, value);
     }

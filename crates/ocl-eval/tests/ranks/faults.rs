@@ -51,7 +51,7 @@ fn apart(folder: &Path, args: &[String]) -> Command {
     let mut mpirun = Command::new("mpirun");
     mpirun.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
     mpirun.env("RAYON_NUM_THREADS", "1").env("OMPI_MCA_mpi_yield_when_idle", "1");
-    mpirun.env("OMPI_MCA_rmaps_base_oversubscribe", "1");
+    mpirun.env("OMPI_MCA_rmaps_base_oversubscribe", "1").env("PMIX_MCA_gds", "hash");
     mpirun.env("OMPI_MCA_btl_vader_single_copy_mechanism", "none");
     mpirun.stdin(Stdio::null()).arg("--quiet");
     for (number, name) in ["first", "second"].into_iter().enumerate() {

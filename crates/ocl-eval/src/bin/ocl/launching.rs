@@ -51,6 +51,9 @@ fn open_mpi(crowded: bool) -> Vec<(&'static str, &'static str)> {
         ("OMPI_MCA_orte_execute_quiet", "1"),
         // It counts cores, not hardware threads, and refuses more processes than these.
         ("OMPI_MCA_rmaps_base_oversubscribe", "1"),
+        // Else it keeps locks in memory that is shared with the processes, and waits for ever for
+        // one that a killed process held.
+        ("PMIX_MCA_gds", "hash"),
         // Who runs this command as root has decided so.
         ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
         ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
