@@ -457,6 +457,20 @@ mod tests {
     fn a_wrong_type_names_its_key() {
         let error = set(&["optim.base_lr=fast"]).unwrap_err();
         assert!(error.source().unwrap().to_string().contains("optim.base_lr"), "{error:?}");
+        for (pair, says) in [
+            ("train.epochs=2.5", "2.5 is no whole number"),
+            ("train.epochs=true", "true is no number"),
+            ("train.epochs=nan", "NaN is no whole number"),
+            ("batch.size=4.9", "4.9 is no whole number"),
+            ("batch.chunk=4.9", "4.9 is no whole number"),
+            ("data.workers=0.5", "0.5 is no whole number"),
+            ("optim.base_lr=true", "true is no number"),
+        ] {
+            let error = set(&[pair]).unwrap_err().to_string();
+            let key = pair.split('=').next().unwrap();
+            assert!(error.contains(&format!("`{key}` cannot be read: {says}")), "{pair}: {error}");
+        }
+        assert_eq!(set(&["train.epochs=20.0"]).unwrap().train.epochs, 20);
         for (method, pair, says) in [
             ("i-jepa", "momentum=0.99", "expected an array of length 2"),
             ("i-jepa", "target_scale=[0.1]", "expected an array of length 2"),

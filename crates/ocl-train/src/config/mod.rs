@@ -7,6 +7,7 @@ mod built_in;
 mod chunk;
 mod estimate;
 mod monitor;
+mod numbers;
 mod overrides;
 mod plan;
 mod recipe;

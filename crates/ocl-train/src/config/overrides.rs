@@ -7,6 +7,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
+use super::numbers::{Mistyped, typed};
+
 /// Why a recipe could not be read.
 #[derive(Debug, Error)]
 pub enum RecipeError {
@@ -47,7 +49,7 @@ pub enum RecipeError {
         /// The method's own keys.
         known: String,
     },
-    /// A constant of the method is of another type.
+    /// A constant of the method, or a number, is of another type.
     #[error("{origin}: `{key}` cannot be read: {problem}")]
     Constant {
         /// The recipe.
@@ -194,7 +196,18 @@ impl Layers<'_> {
         }
         let built = builder.build().map_err(content)?;
         check_values(&built)?;
-        Ok((built.try_deserialize().map_err(content)?, SetKeys { keys: set, written }))
+        let set = SetKeys { keys: set, written };
+        // What is no table of plain values is answered where everything else is.
+        if let Ok(values) = built.clone().try_deserialize::<toml::Value>() {
+            match typed(values) {
+                Ok(Some(read)) => return Ok((read, set)),
+                Ok(None) => {}
+                Err(Mistyped { key, problem }) => {
+                    return Err(RecipeError::Constant { origin: origin.to_owned(), key, problem });
+                }
+            }
+        }
+        Ok((built.try_deserialize().map_err(content)?, set))
     }
 }
 

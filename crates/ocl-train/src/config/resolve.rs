@@ -129,7 +129,7 @@ fn model(recipe: &Recipe) -> Result<VitConfig, PlanError> {
 
 /// The first value of a recipe that cannot work.
 fn check(recipe: &Recipe, model: &VitConfig, images: usize) -> Result<(), PlanError> {
-    let Recipe { data, method, optim, batch, train, .. } = recipe;
+    let Recipe { data, method, optim, batch, train, monitor, .. } = recipe;
     let range = |low_high: [f64; 2], top: f64| {
         let [low, high] = low_high;
         low > 0.0 && low <= high && high <= top
@@ -137,12 +137,21 @@ fn check(recipe: &Recipe, model: &VitConfig, images: usize) -> Result<(), PlanEr
     let positive = |value: f64| value > 0.0 && value.is_finite();
     let least = method.least_images();
     let at_least_0 = |value: f64| value >= 0.0 && value.is_finite();
-    let checks: [(&str, bool, String); 20] = [
+    let checks: [(&str, bool, String); 24] = [
         ("data.crop_scale", range(data.crop_scale, 1.0), "needs 0 < low <= high <= 1".into()),
         ("data.crop_ratio", range(data.crop_ratio, f64::MAX), "needs 0 < low <= high".into()),
         ("data.flip", (0.0..=1.0).contains(&data.flip), "is a probability, 0..1".into()),
-        ("data.resize_ratio", data.resize_ratio >= 1.0, "is at least 1".into()),
-        ("data.std", data.std.iter().all(|v| *v > 0.0), "is above 0 for each channel".into()),
+        ("data.resize_ratio", (1.0..=4.0).contains(&data.resize_ratio), "is 1 to 4".into()),
+        (
+            "data.mean",
+            data.mean.iter().all(|v| v.is_finite()),
+            "is a number for each channel".into(),
+        ),
+        (
+            "data.std",
+            data.std.iter().all(|v| *v > 0.0 && v.is_finite()),
+            "is above 0 for each channel".into(),
+        ),
         (
             "data.max_bad_share",
             (0.0..=1.0).contains(&data.max_bad_share),
@@ -195,10 +204,21 @@ fn check(recipe: &Recipe, model: &VitConfig, images: usize) -> Result<(), PlanEr
             ),
         ),
         (
+            "monitor.knn_every_epochs",
+            monitor.knn_every_epochs.is_none_or(at_least_0),
+            "is at least 0, which is never".into(),
+        ),
+        ("monitor.peak_tflops", monitor.peak_tflops.is_none_or(positive), "is above 0".into()),
+        (
+            "train.epochs",
+            train.epochs < 1 << 40,
+            format!("{} is more than any run has", train.epochs),
+        ),
+        (
             "optim.beta1, beta2, eps",
             (0.0..1.0).contains(&optim.beta1)
                 && (0.0..1.0).contains(&optim.beta2)
-                && optim.eps > 0.0,
+                && positive(optim.eps),
             "need 0 <= beta < 1 and eps > 0".into(),
         ),
     ];
@@ -262,6 +282,20 @@ mod tests {
             ("optim.warmup_epochs=1e6", "optim.warmup_epochs"),
             ("optim.weight_decay=nan", "optim.weight_decay"),
             ("optim.min_lr=-1e-3", "optim.min_lr"),
+            ("optim.base_lr=inf", "optim.base_lr"),
+            ("optim.base_lr=-1", "optim.base_lr"),
+            ("optim.warmup_epochs=nan", "optim.warmup_epochs"),
+            ("optim.eps=inf", "optim.beta1, beta2, eps"),
+            ("data.mean=[nan, 0, 0]", "data.mean"),
+            ("data.std=[inf, 1, 1]", "data.std"),
+            ("data.resize_ratio=inf", "data.resize_ratio"),
+            ("data.flip=nan", "data.flip"),
+            ("data.max_bad_share=-0.1", "data.max_bad_share"),
+            ("train.checkpoint_every_epochs=inf", "train.checkpoint_every_epochs"),
+            ("train.checkpoint_every_epochs=-1", "train.checkpoint_every_epochs"),
+            ("monitor.knn_every_epochs=nan", "monitor.knn_every_epochs"),
+            ("monitor.knn_every_epochs=-1", "monitor.knn_every_epochs"),
+            ("monitor.peak_tflops=-1", "monitor.peak_tflops"),
         ] {
             let text = resolve(&[pair]).unwrap_err().to_string();
             assert!(text.starts_with(key), "{pair}: {text}");
