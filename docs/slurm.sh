@@ -1,6 +1,6 @@
 #!/bin/bash
 # Pre-training on several machines. Submit it with what `ocl pretrain` is to be told:
-#     sbatch docs/slurm.sh --recipe imagenet-vit-l --data /datasets/imagenet --backend cuda
+#     OCL_BACKEND=cuda sbatch docs/slurm.sh --recipe imagenet-vit-l --data /datasets/imagenet
 # Before its time is up the job is asked for a checkpoint, queued again, and goes on from there, on
 # as many ranks as it then has. `srun --mpi=list` says which kinds of MPI there are; MPICH wants
 # pmi2 in place of pmix.
@@ -24,7 +24,8 @@ fi
 # Without it Open MPI may wait for ever for a lock of a process that was killed.
 export PMIX_MCA_gds=hash
 export RAYON_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
-srun --mpi="${OCL_MPI:-pmix}" --kill-on-bad-exit=1 ocl "${command[@]}" --no-eval
+srun --mpi="${OCL_MPI:-pmix}" --kill-on-bad-exit=1 \
+    ocl "${command[@]}" --backend "${OCL_BACKEND:-flex}" --no-eval
 code=$?
 # 130: it was asked to stop, and is not done.
 if [ "$code" = 130 ]; then

@@ -16,11 +16,12 @@ use crate::command::{self, Failure};
 use crate::{own_help, program};
 
 /// A run of some seconds: ViT-S with half its depth on the embedded images.
-const RUN: [&str; 8] = [
+const RUN: [&str; 9] = [
     "model.width=384",
     "model.heads=6",
     "model.depth=6",
     "batch.parts=8",
+    "batch.micro_batch=32",
     "train.epochs=1",
     "train.checkpoint_every_epochs=100",
     "monitor.knn_every_epochs=0",

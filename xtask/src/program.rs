@@ -52,8 +52,11 @@ fn path() -> PathBuf {
 
 /// Whether several processes are asked for: their program is built with MPI.
 fn ranks(args: &[OsString]) -> bool {
-    let named = |arg: &OsString| arg.to_str().is_some_and(|arg| arg.starts_with("--ranks="));
-    args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--ranks" || named(arg))
+    let words: Vec<_> = args.iter().take_while(|arg| *arg != "--").collect();
+    let next =
+        words.iter().skip_while(|arg| **arg != "--ranks").nth(1).and_then(|arg| arg.to_str());
+    let named = words.iter().find_map(|arg| arg.to_str()?.strip_prefix("--ranks="));
+    next.or(named).is_some_and(|ranks| ranks != "1")
 }
 
 /// Builds the program, with MPI where it is asked for.

@@ -313,8 +313,11 @@ impl Iterator for Loader {
         }
         loop {
             match self.next_batch() {
-                // Every image of a batch of a sequential run may be unreadable.
-                Ok(Some(batch)) if batch.images == 0 => self.give_back(batch),
+                // Every image of a batch of a sequential run may be unreadable. A share that lacks
+                // all of its images is still this batch's.
+                Ok(Some(batch)) if batch.images == 0 && self.config.share.is_none() => {
+                    self.give_back(batch);
+                }
                 Ok(batch) => return batch.map(Ok),
                 Err(error) => {
                     self.failed = true;

@@ -27,8 +27,6 @@ fn every_method_gives_the_same_bits_on_any_number_of_processes() {
     }
 }
 
-/// With one part the batch is summed as it always was: more micro-batches, other chunks and a clip
-/// change nothing of that.
 #[test]
 fn one_part_is_for_one_process() {
     let _alone = alone();
@@ -112,5 +110,14 @@ fn asked_to_stop_all_processes_leave_a_checkpoint() {
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(130), "{text}");
     assert!(text.contains("interrupted after step"), "{text}");
+    assert!(!text.contains("non-zero"), "mpirun has nothing to add: {text}");
     assert_eq!(fs::read_dir(run.join("checkpoints")).unwrap().count(), 1);
+
+    // As Slurm asks before the time is up, and with another number of processes.
+    let mut launcher = start(&mut resume(2, &run), "stop again");
+    let done = fs::read_to_string(run.join("log.jsonl")).unwrap().lines().count();
+    until_step(&mut launcher, &run, done + 3);
+    signal(i32::try_from(launcher.id()).unwrap(), libc::SIGUSR1);
+    let output = launcher.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
 }

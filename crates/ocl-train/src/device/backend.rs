@@ -46,7 +46,7 @@ impl Backend {
     }
 
     /// The backend's device of this number, without autodiff: one for each process on a machine.
-    /// What is no CUDA device has one for all.
+    /// Where there are fewer, several processes share one; what is no CUDA device has one for all.
     ///
     /// # Errors
     /// [`BackendError::NotCompiled`] when its cargo feature is off.
@@ -60,11 +60,18 @@ impl Backend {
             #[cfg(feature = "vulkan")]
             Self::Vulkan => Ok(Device::vulkan(burn::tensor::DeviceKind::DefaultDevice)),
             #[cfg(feature = "cuda")]
-            Self::Cuda => Ok(Device::cuda(number)),
+            Self::Cuda => Ok(Device::cuda(number % cuda_devices())),
             #[allow(unreachable_patterns, reason = "with every feature on, nothing is left")]
             other => Err(BackendError::NotCompiled(other)),
         }
     }
+}
+
+/// CUDA devices that this process sees; where the driver does not say, one.
+#[cfg(feature = "cuda")]
+fn cuda_devices() -> usize {
+    let count = cudarc::driver::CudaContext::device_count();
+    count.ok().and_then(|count| usize::try_from(count).ok()).unwrap_or(1).max(1)
 }
 
 /// Whether a device is a GPU: one of cubecl's with cubes of 256 units, which its CPU runtime has

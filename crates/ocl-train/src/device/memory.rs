@@ -1,13 +1,23 @@
 //! How much memory there is for a step.
 
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Backend;
 
-/// Bytes that a backend's device has free now; none where nothing says.
+/// Processes of this run that share the machine's memory.
+static SHARED_BY: AtomicUsize = AtomicUsize::new(1);
+
+/// From now on a process has its part of the machine's memory only.
+#[cfg(feature = "mpi")]
+pub(crate) fn share_memory(processes: usize) {
+    SHARED_BY.store(processes.max(1), Ordering::Relaxed);
+}
+
+/// Bytes that a backend's device has free now, for this process; none where nothing says.
 pub(crate) fn available(backend: Backend) -> Option<u64> {
     match backend {
-        Backend::Flex => host(),
+        Backend::Flex => Some(host()? / SHARED_BY.load(Ordering::Relaxed) as u64),
         Backend::Cuda | Backend::Vulkan | Backend::Wgpu => nvidia(),
     }
 }

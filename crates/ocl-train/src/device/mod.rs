@@ -13,4 +13,6 @@ pub use upload::batch_tensors;
 
 pub(crate) use backend::is_gpu;
 pub(crate) use memory::available;
+#[cfg(feature = "mpi")]
+pub(crate) use memory::share_memory;
 pub(crate) use peak::peak_tflops;

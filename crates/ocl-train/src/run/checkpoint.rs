@@ -93,16 +93,12 @@ pub(crate) struct Checkpoint {
 ///
 /// # Errors
 /// [`CheckpointError::Io`]; the checkpoints that were there before are untouched then.
-pub(crate) fn save(
-    run: &Path,
-    step: u64,
-    trainer: &Trainer,
-    plan: &Plan,
-) -> Result<PathBuf, CheckpointError> {
+pub(crate) fn save(run: &Path, state: &Stored, plan: &Plan) -> Result<PathBuf, CheckpointError> {
+    let step = state.step;
     let parent = run.join("checkpoints");
     let (target, draft) =
         (parent.join(format!("step-{step:08}")), parent.join(format!(".step-{step:08}.draft")));
-    let written = write(&draft, step, trainer, plan).and_then(|()| {
+    let written = write(&draft, state, plan).and_then(|()| {
         if target.exists() {
             fs::remove_dir_all(&target).map_err(io("replace", &target))?;
         }
@@ -126,22 +122,25 @@ pub(crate) fn save(
     Ok(target)
 }
 
-fn write(draft: &Path, step: u64, trainer: &Trainer, plan: &Plan) -> Result<(), CheckpointError> {
+fn write(draft: &Path, stored: &Stored, plan: &Plan) -> Result<(), CheckpointError> {
     if draft.exists() {
         fs::remove_dir_all(draft).map_err(io("remove", draft))?;
     }
     fs::create_dir_all(draft).map_err(io("create", draft))?;
-    let Stored { weights, optimizer, average, .. } = Stored::of(step, trainer);
-    let mut contents =
-        vec![(WEIGHTS, weights), (OPTIMIZER, optimizer), (PLAN, plan.to_toml().into_bytes())];
-    contents.extend(average.map(|average| (AVERAGE, average)));
+    let plan = plan.to_toml();
+    let mut contents = vec![
+        (WEIGHTS, &stored.weights[..]),
+        (OPTIMIZER, &stored.optimizer[..]),
+        (PLAN, plan.as_bytes()),
+    ];
+    contents.extend(stored.average.as_ref().map(|average| (AVERAGE, &average[..])));
     let mut files = BTreeMap::new();
     for (name, bytes) in contents {
-        files.insert(name.to_owned(), Digest::of(&bytes));
+        files.insert(name.to_owned(), Digest::of(bytes));
         let path = draft.join(name);
-        write_synced(&path, &bytes).map_err(io("write", &path))?;
+        write_synced(&path, bytes).map_err(io("write", &path))?;
     }
-    let state = State { version: env!("CARGO_PKG_VERSION").to_owned(), step, files };
+    let state = State { version: env!("CARGO_PKG_VERSION").to_owned(), step: stored.step, files };
     let json = serde_json::to_vec_pretty(&state).expect("a state is plain data");
     let path = draft.join(STATE);
     write_synced(&path, &json).map_err(io("write", &path))?;
@@ -273,7 +272,7 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         let plan = plan(&["train.keep_checkpoints=2", "optim.ema_decay=0.9"]);
         for step in [3, 12, 100] {
-            save(run.path(), step, &trainer(&plan, step), &plan).unwrap();
+            save(run.path(), &Stored::of(step, &trainer(&plan, step)), &plan).unwrap();
         }
         assert_eq!(list(run.path()).unwrap().len(), 2);
         let (back, passed) = load_latest(run.path(), &plan, &Device::default()).unwrap();
@@ -292,7 +291,7 @@ mod tests {
         let mut plan = plan(&["train.keep_checkpoints=1"]);
         plan.keep_every_steps = Some(10);
         for step in [5, 10, 15, 20, 25, 30, 35] {
-            save(run.path(), step, &trainer(&plan, 1), &plan).unwrap();
+            save(run.path(), &Stored::of(step, &trainer(&plan, 1)), &plan).unwrap();
         }
         let steps: Vec<_> = list(run.path()).unwrap().iter().filter_map(|f| step_of(f)).collect();
         assert_eq!(steps, [10, 20, 30, 35]);
@@ -307,8 +306,8 @@ mod tests {
             (STATE, "state.json is damaged"),
         ] {
             let run = tempfile::tempdir().unwrap();
-            save(run.path(), 1, &trainer(&plan, 1), &plan).unwrap();
-            let newer = save(run.path(), 2, &trainer(&plan, 2), &plan).unwrap();
+            save(run.path(), &Stored::of(1, &trainer(&plan, 1)), &plan).unwrap();
+            let newer = save(run.path(), &Stored::of(2, &trainer(&plan, 2)), &plan).unwrap();
             let path = newer.join(name);
             let mut bytes = fs::read(&path).unwrap();
             let last = bytes.len() - 1;

@@ -91,9 +91,11 @@ impl<'a, O: FnMut(Event<'_>)> Ledger<'a, O> {
         }
     }
 
-    /// Leaves what has passed since the last step, saving say, out of the time of the next.
-    pub(crate) fn pause(&mut self) {
+    /// Leaves what has passed since the last step, saving say, out of the time of the next;
+    /// `exchanged` is as for [`Handed::now`].
+    pub(crate) fn pause(&mut self, exchanged: Option<Duration>) {
         self.clock.since = Instant::now();
+        self.clock.exchanged = exchanged.unwrap_or_default();
     }
 
     pub(crate) fn tell(&mut self, event: Event<'_>) {

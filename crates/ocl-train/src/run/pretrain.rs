@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use burn::tensor::Device;
 use ocl_data::{Loader, Source};
@@ -103,6 +104,7 @@ pub fn pretrain_in(
 
     let readback = Readback::of(device);
     let mut ledger = Ledger::new(plan, run, journal, observe);
+    ledger.pause(exchanged(world));
     while step < plan.steps.min(until.step) {
         let Some((batch, samples)) = turn(world, plan, &mut loader, until.stop)? else { break };
         enough(plan, run, step + 1, samples.len())?;
@@ -110,8 +112,7 @@ pub fn pretrain_in(
         let output;
         (trainer, output) = trainer.step_watched(batch, rates);
         step += 1;
-        let exchanged = (world.size() > 1).then(|| world.time_spent());
-        let handed = Handed::now(loader.wait_time(), exchanged);
+        let handed = Handed::now(loader.wait_time(), exchanged(world));
         let pending = Pending {
             step,
             lr: rates.lr,
@@ -125,7 +126,7 @@ pub fn pretrain_in(
         if plan.saves_at(step) {
             ended_by_all(world, ledger.settle())?;
             save(world, plan, run, step, &trainer, &mut ledger)?;
-            ledger.pause();
+            ledger.pause(exchanged(world));
             saved = Some(step);
         }
     }
@@ -139,6 +140,11 @@ pub fn pretrain_in(
     }
     drop(lock);
     Ok(Outcome { step, finished, last_loss: ledger.last_loss(), skipped: loader.skipped() })
+}
+
+/// Time spent in exchanges, where there are other processes.
+fn exchanged(world: &World) -> Option<Duration> {
+    (world.size() > 1).then(|| world.time_spent())
 }
 
 /// A loss that is NaN or infinite is so in all processes: each ends by itself.
@@ -188,8 +194,9 @@ fn save(
     trainer: &Trainer,
     ledger: &mut Ledger<'_, impl FnMut(Event<'_>)>,
 ) -> Result<(), TrainError> {
-    same_everywhere(world, step, trainer)?;
-    let save = || Ok(checkpoint::save(run, step, trainer, plan)?);
+    let stored = Stored::of(step, trainer);
+    same_everywhere(world, &stored)?;
+    let save = || Ok(checkpoint::save(run, &stored, plan)?);
     if let Some(folder) = world.on_root(save, TrainError::in_words)? {
         ledger.tell(Event::Saved(&folder));
     }
@@ -248,9 +255,10 @@ fn begin(
     let (trainer, step, saved) = match own {
         Some(own) => own,
         None => {
-            let stored = Stored::from_bytes(&bytes[1..]);
+            let (stored, saved) = (Stored::from_bytes(&bytes[1..]), bytes[0] == 1);
+            drop(bytes);
             let trainer = stored.trainer(run, plan, device)?;
-            (trainer, stored.step, (bytes[0] == 1).then_some(stored.step))
+            (trainer, stored.step, saved.then_some(stored.step))
         }
     };
     Ok((trainer.with_world(world.clone()), step, saved))

@@ -11,13 +11,14 @@ use serde::{Deserialize, Serialize};
 use super::error::{TrainError, in_words};
 use super::stored::Stored;
 use crate::config::Plan;
-use crate::step::Trainer;
 use crate::world::{Elsewhere, World, WorldError};
 
 /// What a process says before a step.
 #[derive(Default, Serialize, Deserialize)]
 struct Word {
     stop: bool,
+    /// Epoch and number of the batch; none where the data ends.
+    batch: Option<(u64, u64)>,
     samples: Vec<u64>,
     findings: Findings,
     fault: Option<Elsewhere>,
@@ -39,22 +40,23 @@ pub(super) fn turn(
         return Ok(Some((batch, samples)));
     }
     let share = plan.micro_batches().share(plan.batch, world.rank(), world.size());
-    let mut word = Word { stop: next.is_none(), ..Word::default() };
+    let mut word = Word { stop: stopped, ..Word::default() };
     let own = match next.transpose() {
-        Ok(Some(batch)) if batch.images < share.len() => {
-            // Other processes' images would have to move up: too rare to be worth it.
-            let reason = format!(
-                "{} of {} images of a batch could be read, and nothing that could stand in for the \
-                 others; repair or remove what quarantine.jsonl names",
-                batch.images,
-                share.len()
-            );
-            word.fault = Some(Elsewhere::here(world, reason));
-            None
-        }
         Ok(batch) => {
+            word.batch = batch.as_ref().map(|batch| (batch.epoch, batch.index));
             word.samples = batch.as_ref().map_or_else(Vec::new, |batch| batch.samples.clone());
             word.findings = loader.take_findings();
+            if let Some(images) = batch.as_ref().map(|batch| batch.images)
+                && images < share.len()
+            {
+                // Other processes' images would have to move up: too rare to be worth it.
+                let reason = format!(
+                    "{images} of {} images of a batch could be read, and nothing that could stand \
+                     in for the others; repair or remove what quarantine.jsonl names",
+                    share.len()
+                );
+                word.fault = Some(Elsewhere::here(world, reason));
+            }
             batch
         }
         Err(error) => {
@@ -63,18 +65,11 @@ pub(super) fn turn(
         }
     };
     let words = world.exchange(word);
-    if let Some(fault) = words.iter().find_map(|word| word.fault.clone()) {
-        world.leave();
-        return Err(fault.into());
-    }
     let mut findings = Findings::default();
     for word in &words {
         findings.tried += word.findings.tried;
         findings.bad.extend_from_slice(&word.findings.bad);
     }
-    let (Some(batch), false) = (own, words.iter().any(|word| word.stop)) else {
-        return Ok(None);
-    };
     if let Err(error) = loader.note(&findings) {
         if matches!(error, LoaderError::TooManyBad { .. }) {
             // All processes find the same.
@@ -82,6 +77,19 @@ pub(super) fn turn(
         }
         return Err(error.into());
     }
+    if let Some(fault) = words.iter().find_map(|word| word.fault.clone()) {
+        world.leave();
+        return Err(fault.into());
+    }
+    if words.iter().any(|word| word.stop) {
+        return Ok(None);
+    }
+    assert!(
+        words.iter().all(|word| word.batch == words[0].batch),
+        "all processes are at one batch: {:?}",
+        words.iter().map(|word| word.batch).collect::<Vec<_>>()
+    );
+    let Some(batch) = own else { return Ok(None) };
     let samples: Vec<u64> = words.into_iter().flat_map(|word| word.samples).collect();
     let batch = plan.view().with_blocks_among(batch, plan.seed, &samples, share.start);
     Ok(Some((batch, samples)))
@@ -142,20 +150,16 @@ fn names(source: &Source) -> String {
 
 /// Checks that all processes have the same weights and moments, before they are saved: processes
 /// that have drifted apart train something that no one of them holds.
-pub(super) fn same_everywhere(
-    world: &World,
-    step: u64,
-    trainer: &Trainer,
-) -> Result<(), TrainError> {
+pub(super) fn same_everywhere(world: &World, state: &Stored) -> Result<(), TrainError> {
     if world.size() == 1 {
         return Ok(());
     }
-    let digests = world.exchange(Stored::of(step, trainer).digest());
+    let digests = world.exchange(state.digest());
     match digests.iter().position(|digest| *digest != digests[0]) {
         None => Ok(()),
         Some(rank) => {
             world.leave();
-            Err(TrainError::Diverged { step, rank })
+            Err(TrainError::Diverged { step: state.step, rank })
         }
     }
 }

@@ -13,16 +13,19 @@ pub const INTERRUPTED: u8 = 130;
 /// process that started this one may hand on its own.
 const ONE: Duration = Duration::from_millis(200);
 
-/// The first signal sets `stop`; one that comes later ends the program at once.
+/// The first signal sets `stop`, and is answered with a line where `say` asks for it; one that comes
+/// later ends the program at once.
 ///
 /// # Errors
 /// When the program listens already, or the system refuses.
-pub fn stop_on_signals(stop: &'static AtomicBool) -> io::Result<()> {
+pub fn stop_on_signals(stop: &'static AtomicBool, say: bool) -> io::Result<()> {
     static FIRST: OnceLock<Instant> = OnceLock::new();
-    ctrlc::set_handler(|| {
+    ctrlc::set_handler(move || {
         if !stop.swap(true, Ordering::Relaxed) {
             FIRST.get_or_init(Instant::now);
-            eprintln!("\nstopping after this step; press Ctrl-C again to stop at once");
+            if say {
+                eprintln!("\nstopping after this step; press Ctrl-C again to stop at once");
+            }
         } else if FIRST.get().is_none_or(|first| first.elapsed() > ONE) {
             std::process::exit(i32::from(INTERRUPTED));
         }

@@ -26,14 +26,14 @@ impl Launched {
     }
 
     fn from(variable: impl Fn(&str) -> Option<String>) -> Option<Self> {
-        let counts = COUNTS.into_iter().filter_map(|(name, only_with)| {
+        let mut counts = COUNTS.into_iter().filter_map(|(name, only_with)| {
             if only_with.is_some_and(|other| variable(other).is_none()) {
                 return None;
             }
             Some(Self { count: variable(name)?.trim().parse().ok()?, variable: name })
         });
-        // A step of Slurm may start a launcher of its own: the larger count is the run's.
-        counts.max_by_key(|launched| launched.count)
+        // A step of Slurm may have started a launcher of its own, which stands before it.
+        counts.next()
     }
 }
 
@@ -78,6 +78,8 @@ mod tests {
         let step = [("SLURM_NTASKS", "8"), ("SLURM_STEP_ID", "0")];
         assert_eq!(launched(&step), Some((8, "SLURM_NTASKS")));
         assert_eq!(launched(&step[..1]), None, "a batch script is no step");
+        let both = [("SLURM_NTASKS", "8"), ("SLURM_STEP_ID", "0"), ("OMPI_COMM_WORLD_SIZE", "2")];
+        assert_eq!(launched(&both), Some((2, "OMPI_COMM_WORLD_SIZE")));
         assert!(!host().is_empty());
     }
 }

@@ -64,6 +64,8 @@ impl World {
         let world = Self::One;
         match launched {
             Some(Launched { count, variable }) if count != world.size() => {
+                // Each process finds it by itself.
+                world.leave();
                 Err(WorldError::Strangers { launched: count, variable, known: world.size() })
             }
             _ => Ok(world),
@@ -303,14 +305,15 @@ impl World {
         }
     }
 
-    /// Ends all processes when none has been heard of for so long. Zero waits for ever.
-    pub fn watch(&self, patience: Duration) {
+    /// How long this process waits for another before it ends all of them: 600 s until this is
+    /// called, zero for ever.
+    pub fn set_patience(&self, patience: Duration) {
         match self {
             Self::One => {
                 let _ = patience;
             }
             #[cfg(feature = "mpi")]
-            Self::Mpi(mpi) => mpi.watch(patience),
+            Self::Mpi(mpi) => mpi.set_patience(patience),
         }
     }
 

@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 
 use super::watch::Heart;
 use super::{Place, WorldError, launcher, tree};
+use crate::device::share_memory;
 
 /// Exit code of processes that end because one of them went wrong.
 const ABORTED: i32 = 70;
@@ -24,6 +25,9 @@ const ABORTED: i32 = 70;
 const MESSAGE: usize = 1 << 30;
 /// Values of a sum that travel at once, so that its copies take little memory.
 const BAND: usize = 1 << 25;
+
+/// How long to wait for others before a plan says it.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// This process among those of the run.
 pub struct Mpi {
@@ -73,7 +77,10 @@ impl Mpi {
         // Launchers may have divided the cores already. Those that several share are divided here.
         let sharing = all.iter().filter(|place| **place == own).count();
         use_threads((own.1.len() / sharing).max(1));
+        share_memory(mpi.place.on_host);
         mpi.heart = Heart::new(rank, all.into_iter().map(|(host, _)| host).collect());
+        mpi.heart.set_patience(PATIENCE);
+        mpi.heart.watch();
         Ok(mpi)
     }
 
@@ -122,8 +129,8 @@ impl Mpi {
         self.spent.get()
     }
 
-    pub(super) fn watch(&self, patience: Duration) {
-        self.heart.watch(patience);
+    pub(super) fn set_patience(&self, patience: Duration) {
+        self.heart.set_patience(patience);
     }
 
     /// All processes know that they end; from now on to go is no fault.

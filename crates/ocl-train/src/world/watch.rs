@@ -29,6 +29,8 @@ pub(super) struct Heart {
     since: AtomicU64,
     waiting_for: AtomicUsize,
     resting: AtomicBool,
+    /// Milliseconds to wait; 0 for ever.
+    patience: AtomicU64,
 }
 
 impl Heart {
@@ -40,13 +42,14 @@ impl Heart {
             since: AtomicU64::new(0),
             waiting_for: AtomicUsize::new(NOBODY),
             resting: AtomicBool::new(false),
+            patience: AtomicU64::new(0),
         })
     }
 
     /// From now on this process waits for another.
     pub(super) fn wait_for(&self, rank: usize) {
-        self.since.store(self.now(), Ordering::Relaxed);
-        self.waiting_for.store(rank, Ordering::Relaxed);
+        self.since.store(self.now(), Ordering::Release);
+        self.waiting_for.store(rank, Ordering::Release);
     }
 
     /// From now on this process waits for some other.
@@ -64,20 +67,25 @@ impl Heart {
         self.resting.store(true, Ordering::Relaxed);
     }
 
+    /// How long to wait for others, from now on.
+    pub(super) fn set_patience(&self, patience: Duration) {
+        // The root knows better whom all wait for, and speaks first.
+        let later = if self.rank == 0 || patience.is_zero() { Duration::ZERO } else { LATER };
+        let millis = u64::try_from((patience + later).as_millis()).unwrap_or(u64::MAX);
+        self.patience.store(millis, Ordering::Release);
+    }
+
     /// Watches from now on.
-    pub(super) fn watch(self: &Arc<Self>, patience: Duration) {
-        if patience.is_zero() {
-            return;
-        }
+    pub(super) fn watch(self: &Arc<Self>) {
         let heart = Arc::clone(self);
-        let patience = if self.rank == 0 { patience } else { patience + LATER };
         // Without a thread nothing is watched, and nothing else is lost.
         let _ = thread::Builder::new().name("ocl-watch".to_owned()).spawn(move || {
             while !heart.resting.load(Ordering::Relaxed) {
-                thread::sleep(LOOK.min(patience));
-                let waiting_for = heart.waiting_for.load(Ordering::Relaxed);
-                let waited = heart.now().saturating_sub(heart.since.load(Ordering::Relaxed));
-                if waiting_for != NOBODY && u128::from(waited) > patience.as_millis() {
+                thread::sleep(LOOK);
+                let patience = heart.patience.load(Ordering::Acquire);
+                let waiting_for = heart.waiting_for.load(Ordering::Acquire);
+                let waited = heart.now().saturating_sub(heart.since.load(Ordering::Acquire));
+                if waiting_for != NOBODY && patience > 0 && waited > patience {
                     heart.give_up(waiting_for, waited / 1000);
                 }
             }

@@ -78,7 +78,7 @@ pub(crate) struct CompareArgs {
 
 /// Compares, or goes on comparing.
 pub(crate) fn run(args: &CompareArgs) -> Result<ExitCode> {
-    stop_on_signals(&STOP).context("cannot listen for Ctrl-C")?;
+    stop_on_signals(&STOP, true).context("cannot listen for Ctrl-C")?;
     let config = args.config()?;
     let folder = match &args.out {
         Some(folder) => folder.clone(),

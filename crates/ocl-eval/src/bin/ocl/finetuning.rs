@@ -27,7 +27,7 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<bool> {
     {
         bail!("{} is not the file that the fine-tuning began from", path.display());
     }
-    stop_on_signals(&STOP).context("cannot listen for Ctrl-C")?;
+    stop_on_signals(&STOP, true).context("cannot listen for Ctrl-C")?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = args.common.workers.unwrap_or((cores - 1).max(1));
     let mut progress = Progress::stderr();

@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -10,6 +10,10 @@ use anyhow::{Context, Result, bail};
 /// What to do where several processes cannot be started.
 const INSTALL: &str = "install Open MPI (Debian: apt-get install openmpi-bin libopenmpi-dev \
                        libclang-dev clang; a cluster: module load openmpi), and build again";
+/// Names the file through which the root tells its exit code.
+const CODE_FILE: &str = "OCL_EXIT_CODE_FILE";
+/// How often a wish to stop is repeated.
+const AGAIN: Duration = Duration::from_secs(2);
 /// Signals this close together are one.
 const ONE: Duration = Duration::from_millis(200);
 
@@ -32,6 +36,8 @@ pub(crate) fn run(ranks: usize) -> Result<ExitCode> {
             mpirun.env(name, value);
         }
     }
+    let code_file = std::env::temp_dir().join(format!("ocl-{}.code", std::process::id()));
+    mpirun.env(CODE_FILE, &code_file);
     let mut child = match apart(&mut mpirun).spawn() {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             bail!("there is no mpirun, which starts the processes of --ranks {ranks}; {INSTALL}")
@@ -40,15 +46,17 @@ pub(crate) fn run(ranks: usize) -> Result<ExitCode> {
     };
     hand_on_signals(&child)?;
     let status = child.wait().context("cannot wait for mpirun")?;
-    let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
-    Ok(ExitCode::from(code))
+    let told = std::fs::read_to_string(&code_file).ok();
+    // There is none where the processes did not come to their end.
+    let _ = std::fs::remove_file(&code_file);
+    let own = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+    let told = told.and_then(|code| code.parse().ok()).unwrap_or_default();
+    Ok(ExitCode::from(if own == 0 { told } else { own }))
 }
 
 /// Settings of Open MPI, which is for clusters; other kinds of MPI pass over them.
 fn open_mpi(crowded: bool) -> Vec<(&'static str, &'static str)> {
     let mut settings = vec![
-        // Its long text after an exit code other than 0: what there is to say has been said.
-        ("OMPI_MCA_orte_execute_quiet", "1"),
         // It counts cores, not hardware threads, and refuses more processes than these.
         ("OMPI_MCA_rmaps_base_oversubscribe", "1"),
         // Else it keeps locks in memory that is shared with the processes, and waits for ever for
@@ -65,8 +73,19 @@ fn open_mpi(crowded: bool) -> Vec<(&'static str, &'static str)> {
     settings
 }
 
-/// Keeps Ctrl-C from `mpirun`, which would end the processes two seconds later.
+/// Keeps Ctrl-C from `mpirun`, which would end the processes two seconds later, and lets it end with
+/// this process, however that happens.
 fn apart(command: &mut Command) -> &mut Command {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::process::CommandExt;
+        let follow = || {
+            let term = Some(rustix::process::Signal::TERM);
+            rustix::process::set_parent_process_death_signal(term).map_err(std::io::Error::from)
+        };
+        // SAFETY: between fork and exec only system calls may be made, and this makes one.
+        unsafe { command.pre_exec(follow) };
+    }
     #[cfg(unix)]
     {
         use std::os::unix::process::CommandExt;
@@ -76,22 +95,50 @@ fn apart(command: &mut Command) -> &mut Command {
     command
 }
 
-/// The first Ctrl-C, SIGTERM or SIGHUP asks the processes for a checkpoint; a second ends them.
+/// The first Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 asks the processes for a checkpoint; a second one of
+/// the first three ends them, as SIGQUIT does.
 fn hand_on_signals(child: &Child) -> Result<()> {
     static ASKED: AtomicBool = AtomicBool::new(false);
-    static CHILD: AtomicU32 = AtomicU32::new(0);
-    CHILD.store(child.id(), Ordering::SeqCst);
+    let child = child.id();
+    let ask = move || {
+        eprintln!("stopping after this step; press Ctrl-C again to stop at once");
+        // Again and again: `mpirun` that is still starting them has nobody to hand it on to.
+        std::thread::spawn(move || {
+            loop {
+                tell(child, false);
+                std::thread::sleep(AGAIN);
+            }
+        });
+    };
     let mut first = None::<Instant>;
     ctrlc::set_handler(move || {
-        let asked = ASKED.swap(true, Ordering::SeqCst);
-        if !asked {
+        if !ASKED.swap(true, Ordering::SeqCst) {
             first = Some(Instant::now());
-        } else if first.is_some_and(|first| first.elapsed() <= ONE) {
-            return;
+            ask();
+        } else if first.is_none_or(|first| first.elapsed() > ONE) {
+            tell(child, true);
         }
-        tell(CHILD.load(Ordering::SeqCst), asked);
     })
-    .context("cannot listen for Ctrl-C")
+    .context("cannot listen for Ctrl-C")?;
+    on_usr1_and_quit(child, &ASKED).context("cannot listen for SIGUSR1")
+}
+
+#[cfg(unix)]
+fn on_usr1_and_quit(child: u32, asked: &'static AtomicBool) -> std::io::Result<()> {
+    let own = move || {
+        asked.store(true, Ordering::SeqCst);
+        tell(child, false);
+    };
+    // SAFETY: an atomic and `kill` are among the few things that a signal's handler may use.
+    unsafe { signal_hook_registry::register(libc::SIGUSR1, own) }?;
+    // SAFETY: as above.
+    unsafe { signal_hook_registry::register(libc::SIGQUIT, move || tell(child, true)) }?;
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn on_usr1_and_quit(_: u32, _: &'static AtomicBool) -> std::io::Result<()> {
+    Ok(())
 }
 
 #[cfg(unix)]
@@ -106,3 +153,20 @@ fn tell(child: u32, to_end: bool) {
 
 #[cfg(not(unix))]
 fn tell(_: u32, _: bool) {}
+
+/// Whether [`run`] started this process.
+pub(crate) fn is_launched() -> bool {
+    std::env::var_os(CODE_FILE).is_some()
+}
+
+/// The root's end. Where [`run`] started it, the exit code goes there by a file: `mpirun` has a long
+/// text for each code other than 0.
+pub(crate) fn end(result: Result<u8>) -> Result<ExitCode> {
+    let Some(file) = std::env::var_os(CODE_FILE) else { return result.map(ExitCode::from) };
+    let code = result.unwrap_or_else(|error| {
+        crate::say(&error);
+        1
+    });
+    std::fs::write(file, code.to_string()).context("cannot tell the launcher the exit code")?;
+    Ok(ExitCode::SUCCESS)
+}

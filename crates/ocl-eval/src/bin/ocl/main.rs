@@ -20,8 +20,9 @@ mod results;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
+use anyhow::anyhow;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use ocl_train::{INTERRUPTED, invocation, keep_freed_memory};
+use ocl_train::{INTERRUPTED, Launched, invocation, keep_freed_memory};
 
 use options::{FinetuneArgs, KnnArgs, LinearArgs, ReportArgs, SuiteArgs};
 
@@ -79,7 +80,14 @@ fn main() -> ExitCode {
     // Usage lines show what was typed.
     let typed = Cli::command().bin_name(invocation()).get_matches();
     let cli = Cli::from_arg_matches(&typed).unwrap_or_else(|error| error.exit());
+    let alone = !matches!(cli.command, Command::Pretrain(_));
     let result = match cli.command {
+        _ if alone && Launched::from_environment().is_some_and(|launched| launched.count > 1) => {
+            Err(anyhow!(
+                "a launcher started several processes, which only pretrain shares its work among; \
+                 start other commands without it"
+            ))
+        }
         Command::Pretrain(args) => pretraining::run(&args),
         Command::Replay(args) => pretraining::replay_capture(&args),
         Command::Compare(args) => comparing::run(&args),
@@ -102,13 +110,19 @@ fn main() -> ExitCode {
         Command::BenchData(args) => data::run_bench(&args).map(done),
     };
     result.unwrap_or_else(|error| {
-        let mut text = format!("error: {error}");
-        for cause in error.chain().skip(1) {
-            let _ = write!(text, "\n  because: {cause}");
-        }
-        eprintln!("{text}");
+        say(&error);
         ExitCode::FAILURE
     })
+}
+
+/// An error with its causes, a line each, in one piece.
+fn say(error: &anyhow::Error) {
+    let mut text = format!("error: {error}");
+    for cause in error.chain().skip(1) {
+        let _ = write!(text, "\n  because: {cause}");
+    }
+    text.push('\n');
+    eprint!("{text}");
 }
 
 fn done((): ()) -> ExitCode {

@@ -109,6 +109,11 @@ pub(crate) fn resumed(
     if let Some(workers) = args.workers {
         plan.data.workers = workers.max(1);
     }
+    if processes > 1 && args.workers.is_none() {
+        // It may have been planned for a process that had all cores.
+        let most = rayon::current_num_threads().saturating_sub(1).max(1);
+        plan.data.workers = plan.data.workers.min(most);
+    }
     if let Some(chunk) = args.chunk {
         plan.set_chunk(chunk, args.backend);
     }

@@ -88,8 +88,8 @@ pub(crate) struct PretrainArgs {
     /// Loader threads; batches do not depend on it
     #[arg(long)]
     pub(crate) workers: Option<usize>,
-    /// Processes that share each batch, a device or a part of the cores each, started by mpirun; any
-    /// number of them gives the same result
+    /// Processes that share each batch, a device or a part of the cores each, started by mpirun; the
+    /// run may go on with another number of them
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) ranks: Option<u16>,
     /// Where run folders are made
@@ -163,35 +163,44 @@ pub(crate) fn recipes(args: &RecipesArgs) -> Result<()> {
 /// Trains, then reports what the representation is worth.
 pub(crate) fn run(args: &PretrainArgs) -> Result<ExitCode> {
     let ranks = args.ranks.map_or(1, usize::from);
-    if ranks > 1 && Launched::from_environment().is_none() {
+    // A shell inside of a job of Slurm is a step of one process.
+    if ranks > 1 && Launched::from_environment().is_none_or(|launched| launched.count == 1) {
         return launching::run(ranks);
     }
     if !args.dry_run {
         // Before anything is loaded: stopping is then a matter of the loop, at any moment.
-        stop_on_signals(&STOP).context("cannot listen for Ctrl-C")?;
+        let say = !launching::is_launched();
+        stop_on_signals(&STOP, say).context("cannot listen for Ctrl-C")?;
     }
     let world = World::join()?;
+    let (root, shared) = (world.is_root(), world.size() > 1);
     let trained = train(&world, args);
-    if let Err(error) = &trained {
+    if let (Err(error), false) = (&trained, world.has_left()) {
+        // The others wait for this process, and would for ever.
         let Place { host, .. } = world.place();
-        if !world.has_left() {
-            // The others wait for this process, and would for ever.
-            eprintln!("error: rank {} on {host}: {error:#}; all processes end", world.rank());
-            world.abort(1);
-        }
-        if !world.is_root() {
-            // The root says it.
-            return Ok(ExitCode::SUCCESS);
-        }
+        eprintln!("error: rank {} on {host}: {error:#}; all processes end", world.rank());
+        world.abort(1);
     }
-    let trained = trained?;
-    let root = world.is_root();
     // Before the evaluation: processes that wait for the root's end would keep a core busy each.
     world.end();
-    match trained {
-        Some(Trained { run, finished: true }) if root => evaluate(args, &run),
-        Some(Trained { finished: false, .. }) if root => Ok(ExitCode::from(INTERRUPTED)),
-        _ => Ok(ExitCode::SUCCESS),
+    match (root, shared) {
+        // What there is to say the root says.
+        (false, _) => Ok(ExitCode::SUCCESS),
+        (true, false) => afterwards(args, trained).map(ExitCode::from),
+        (true, true) => {
+            // The others have gone, and all cores are there again.
+            let pool = rayon::ThreadPoolBuilder::new().build()?;
+            launching::end(pool.install(|| afterwards(args, trained)))
+        }
+    }
+}
+
+/// What follows the training, and the exit code.
+fn afterwards(args: &PretrainArgs, trained: Result<Option<Trained>>) -> Result<u8> {
+    match trained? {
+        Some(Trained { run, finished: true }) => evaluate(args, &run).map(|()| 0),
+        Some(Trained { finished: false, .. }) => Ok(INTERRUPTED),
+        None => Ok(0),
     }
 }
 
@@ -203,11 +212,7 @@ struct Trained {
 
 /// Trains as one of the processes; nothing comes of a dry run.
 fn train(world: &World, args: &PretrainArgs) -> Result<Option<Trained>> {
-    let asked = args.ranks.map_or(world.size(), usize::from);
-    if asked != world.size() {
-        bail!("--ranks {asked}, and the launcher started {}: leave one of them out", world.size());
-    }
-    let device = args.backend.device_number(world.place().local_rank)?;
+    let device = world.together(device(world, args), in_words)?;
     let (plan, source, start) = agreed(world, args, &device)?;
     world.join_devices(&device)?;
     let (root, plan, backend) = (world.is_root(), &plan, args.backend);
@@ -226,7 +231,7 @@ fn train(world: &World, args: &PretrainArgs) -> Result<Option<Trained>> {
     if args.dry_run {
         return Ok(None);
     }
-    world.watch(Duration::from_secs(plan.patience_secs));
+    world.set_patience(Duration::from_secs(plan.patience_secs));
     let run = match &args.resume {
         Some(run) => run.clone(),
         None => run_folder(args, plan),
@@ -250,6 +255,15 @@ fn train(world: &World, args: &PretrainArgs) -> Result<Option<Trained>> {
         say_outcome(plan, &run, &outcome);
     }
     Ok(Some(Trained { run, finished: outcome.finished }))
+}
+
+/// This process's device.
+fn device(world: &World, args: &PretrainArgs) -> Result<Device> {
+    let asked = args.ranks.map_or(world.size(), usize::from);
+    if asked != world.size() {
+        bail!("--ranks {asked}, and the launcher started {}: leave one of them out", world.size());
+    }
+    Ok(args.backend.device_number(world.place().local_rank)?)
 }
 
 /// The root's plan, told to all processes, with the data that each of them sees.
@@ -293,8 +307,8 @@ fn ranks(world: &World, plan: &Plan) -> String {
         others => format!(", {others} on other machines"),
     };
     format!(
-        "{on_host} on {host}{elsewhere}; {threads} threads each; a batch's {} parts, so at most {0} \
-         ranks",
+        "{on_host} on {host}{elsewhere}; threads of each: {threads}; a batch has {} parts, so at most \
+         as many ranks",
         plan.parts
     )
 }
@@ -321,18 +335,18 @@ fn say_outcome(plan: &Plan, run: &Path, outcome: &Outcome) {
 }
 
 /// The report that ends a run. What it lacks does not undo the run.
-fn evaluate(args: &PretrainArgs, run: &Path) -> Result<ExitCode> {
+fn evaluate(args: &PretrainArgs, run: &Path) -> Result<()> {
     let mut again = command_line(&format!("report --run {}", word(run)));
     if args.backend != Backend::DEFAULT {
         let _ = write!(again, " --backend {}", args.backend);
     }
     if args.no_eval {
         eprintln!("Not evaluated (--no-eval). To do so: {again}");
-        return Ok(ExitCode::SUCCESS);
+        return Ok(());
     }
     measuring::write_report(&ReportArgs::of_run(run, args.backend))
         .with_context(|| format!("the run is complete, its evaluation is not. Again: {again}"))?;
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Runs a captured step again and says what came of it.
