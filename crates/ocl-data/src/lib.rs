@@ -57,11 +57,11 @@ pub use loader::{
     BadImage, Findings, Loader, LoaderConfig, Order, StageTimes, SupervisedBatch, SupervisedConfig,
     SupervisedLoader,
 };
-pub use pack::{PackOptions, Packed, pack};
+pub use pack::{PackOptions, Packed, first_shard, pack};
 pub use picture::{Crop, Geometry, MOST_CROP_PX, Normalisation, RgbImage, patchify, sample_crop};
 pub use random::{Draws, Purpose};
 pub use resample::{Filter, Resampler, Window};
-pub use source::{Source, SourceKind, Split};
+pub use source::{Source, SourceKind, Split, SplitNames};
 pub use view::{
     Augment, Batch, BlockMasks, Blocks, EvalView, Keep, TrainCrop, TrainView, View, centre_crop,
 };

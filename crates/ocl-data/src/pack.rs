@@ -56,10 +56,35 @@ pub struct Packed {
     pub skipped: Vec<(String, String)>,
 }
 
+/// The first shard in a folder, of any part; `None` where there is none, or no folder.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub fn first_shard(folder: &Path) -> io::Result<Option<PathBuf>> {
+    shards_in(folder, "")
+}
+
+fn shards_in(folder: &Path, prefix: &str) -> io::Result<Option<PathBuf>> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        entries => entries?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().to_lowercase();
+        if name.starts_with(prefix) && name.ends_with(".tar") {
+            found.push(entry.path());
+        }
+    }
+    Ok(found.into_iter().min())
+}
+
 /// Writes a source to `folder` as `train-000000.tar` and so on, in the source's order.
 ///
 /// # Errors
-/// If an archive cannot be written; unreadable images are left out and named.
+/// If the folder holds shards of the part already, so that two sets never mix, or an archive cannot
+/// be written; unreadable images are left out and named.
 pub fn pack(
     source: &Source,
     split: Split,
@@ -69,6 +94,11 @@ pub fn pack(
 ) -> io::Result<Packed> {
     std::fs::create_dir_all(folder)?;
     let word = if split == Split::Train { "train" } else { "val" };
+    if let Some(there) = shards_in(folder, &format!("{word}-"))? {
+        let (folder, there) = (folder.display(), there.display());
+        let told = format!("{folder} holds shards ({there}); give an empty folder or remove them");
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, told));
+    }
     let mut packed = Packed::default();
     let mut packer = Packer { options: *options, resampler: Resampler::new() };
     let mut shard: Option<(BufWriter<File>, u64)> = None;
@@ -86,7 +116,7 @@ pub fn pack(
                 finish(&mut full)?;
             }
             let path = folder.join(format!("{word}-{:06}.tar", packed.shards.len()));
-            shard = Some((BufWriter::with_capacity(1 << 20, File::create(&path)?), 0));
+            shard = Some((BufWriter::with_capacity(1 << 20, File::create_new(&path)?), 0));
             packed.shards.push(path);
         }
         let Some((file, len)) = &mut shard else { continue };

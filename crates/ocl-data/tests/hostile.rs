@@ -100,7 +100,7 @@ fn small_view() -> View {
 #[test]
 fn mutated_archives() {
     let dir = tempfile::tempdir().unwrap();
-    let (folder, shards) = (dir.path().join("images"), dir.path().join("shards"));
+    let (folder, shards) = (dir.path().join("images"), dir.path());
     fs::create_dir_all(&folder).unwrap();
     for (number, file) in fixtures().iter().enumerate() {
         fs::write(folder.join(format!("{number}.jpg")), file).unwrap();
@@ -109,7 +109,9 @@ fn mutated_archives() {
     let (mut opened, mut refused) = (0, 0);
     for raw in [false, true] {
         let options = PackOptions { raw, ..PackOptions::default() };
-        let packed = pack(&source, Split::Train, &shards, &options, |_| {}).unwrap();
+        let packed =
+            pack(&source, Split::Train, &shards.join(format!("shards-{raw}")), &options, |_| {})
+                .unwrap();
         let whole = fs::read(&packed.shards[0]).unwrap();
         for case in 0..300 {
             let mut draws = Draws::new(12, u64::from(raw), case, Purpose::Test);

@@ -1,10 +1,12 @@
 //! Which archives a path names: one, a range of them, or those of a folder.
 
-use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::kind::Split;
+use super::parts::{self, Part, SplitNames};
+use super::survey::Survey;
+use super::walk;
 use crate::error::SourceError;
 
 /// Extensions of images.
@@ -12,22 +14,30 @@ pub(super) const IMAGES: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif"
 
 /// Whether a path names archives: a `.tar`, a brace range of them, or a folder of them.
 pub(super) fn detects(path: &str) -> bool {
-    path.ends_with(".tar") || only_archives(Path::new(path)).unwrap_or(false)
+    path.ends_with(".tar") || holds_archives(Path::new(path)).unwrap_or(false)
 }
 
-/// Whether a folder holds archives and neither folders nor images: beside these an archive is
-/// likely what they were unpacked from.
-fn only_archives(root: &Path) -> io::Result<bool> {
-    let mut any = false;
-    for entry in std::fs::read_dir(root)? {
-        let path = entry?.path();
-        let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-        if path.is_dir() || IMAGES.contains(&extension.as_str()) {
+/// Whether a folder holds archives and no images: beside these an archive is likely what they were
+/// unpacked from. What is hidden does not count.
+fn holds_archives(root: &Path) -> Result<bool, SourceError> {
+    let mut archives = false;
+    for entry in walk::list(root)? {
+        let path = entry.path();
+        if walk::foreign(&entry.file_name().to_string_lossy()).is_some() || path.is_dir() {
+            continue;
+        }
+        if walk::is_image(&path) {
             return Ok(false);
         }
-        any |= extension == "tar";
+        archives |= is_archive(&path);
     }
-    Ok(any)
+    let archives = archives || !in_folder(root)?.is_empty();
+    // Looked at last: it may be a long way to the first image.
+    Ok(archives && !walk::holds_image(root)?)
+}
+
+fn is_archive(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("tar"))
 }
 
 /// `a-{000..012}.tar` as thirteen paths; a path without a range as itself.
@@ -46,31 +56,133 @@ pub(super) fn expand(path: &str) -> Vec<PathBuf> {
     }
 }
 
-/// The archives of a folder, sorted by name.
-fn in_folder(root: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for entry in std::fs::read_dir(root)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "tar") {
-            paths.push(path);
+/// The archives of a folder and of the folders in it whose names are those of parts; relative to
+/// it, sorted by name.
+fn in_folder(root: &Path) -> Result<Vec<String>, SourceError> {
+    let mut names = Vec::new();
+    for entry in walk::list(root)? {
+        let (name, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
+        if walk::foreign(&name).is_some() {
+            continue;
+        }
+        if is_archive(&path) {
+            names.push(name);
+        } else if parts::of_word(&name).is_some() && path.is_dir() {
+            let inner = walk::list(&path)?.into_iter().filter(|inner| {
+                let name = inner.file_name();
+                walk::foreign(&name.to_string_lossy()).is_none() && is_archive(&inner.path())
+            });
+            names.extend(
+                inner.map(|inner| format!("{name}/{}", inner.file_name().to_string_lossy())),
+            );
         }
     }
-    paths.sort();
-    Ok(paths)
+    Ok(names)
 }
 
-/// Those whose names begin with a word for the part; where no name does, all are for training.
-pub(super) fn of_split(root: &Path, split: Split) -> Result<Vec<PathBuf>, SourceError> {
-    let all = in_folder(root).map_err(|cause| SourceError::Io { path: root.into(), cause })?;
-    let begins = |path: &PathBuf, words: &[&str]| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        words.iter().any(|word| name.starts_with(word))
+/// The archives of a part by the words of their names; where no name has one, all are for training.
+pub(super) fn of_split(
+    root: &Path,
+    split: Split,
+    names: &SplitNames,
+    survey: &mut Survey,
+) -> Result<Vec<PathBuf>, SourceError> {
+    let all = in_folder(root)?;
+    let paths = |chosen: Vec<&String>| chosen.into_iter().map(|name| root.join(name)).collect();
+    let named = |name: &str, wanted: &str| wanted == "." || parts::has_words(name, wanted);
+    if let Some(wanted) = names.of(split) {
+        let other = match split {
+            Split::Train => names.of(Split::Test),
+            Split::Test => None,
+        };
+        let mine =
+            |name: &&String| named(name, wanted) && !other.is_some_and(|other| named(name, other));
+        let chosen: Vec<_> = all.iter().filter(mine).collect();
+        if chosen.is_empty() {
+            return Err(none(root, split, &format!("`{wanted}` is no word of any archive's name")));
+        }
+        return Ok(paths(chosen));
+    }
+    if let (Split::Train, Some(test)) = (split, names.of(Split::Test)) {
+        // The part to measure on was named: the rest is for training.
+        return Ok(paths(all.iter().filter(|name| !named(name, test)).collect()));
+    }
+    let parts = parts_of(root, &all)?;
+    let of = |part: Option<Part>| -> Vec<&String> {
+        all.iter().zip(&parts).filter(|(_, found)| **found == part).map(|(name, _)| name).collect()
     };
-    let (train, test) = (["train"].as_slice(), ["val", "test"].as_slice());
-    let named = all.iter().any(|path| begins(path, train) || begins(path, test));
-    let words = if split == Split::Train { train } else { test };
-    Ok(all
-        .into_iter()
-        .filter(|path| if named { begins(path, words) } else { split == Split::Train })
-        .collect())
+    let (train, validation, test, unnamed) =
+        (of(Some(Part::Train)), of(Some(Part::Validation)), of(Some(Part::Test)), of(None));
+    let measured = !validation.is_empty() || !test.is_empty();
+    Ok(paths(match split {
+        Split::Train if train.is_empty() && unnamed.is_empty() && measured => {
+            return Err(none(root, split, "all archives are named as a part to measure on"));
+        }
+        Split::Train if train.is_empty() => {
+            if measured {
+                survey.note(format!(
+                    "{} archives whose names say no part are taken for training, {} the first",
+                    unnamed.len(),
+                    unnamed[0]
+                ));
+            }
+            unnamed
+        }
+        Split::Train => {
+            if let Some(first) = unnamed.first() {
+                survey.pass_many("archives whose names say no part", unnamed.len() as u64, first);
+            }
+            train
+        }
+        Split::Test if validation.is_empty() => test,
+        Split::Test => {
+            if let Some(first) = test.first() {
+                survey.pass_many(
+                    "test archives beside validation archives",
+                    test.len() as u64,
+                    first,
+                );
+            }
+            validation
+        }
+    }))
+}
+
+/// The part that each name speaks of.
+fn parts_of(root: &Path, all: &[String]) -> Result<Vec<Option<Part>>, SourceError> {
+    let found: Vec<Vec<Part>> = all.iter().map(|name| parts::in_name(name)).collect();
+    // A word that every name has is part of the data set's own name: `test-set-train-0.tar`.
+    let common = |part: &Part| found.iter().all(|parts| parts.contains(part));
+    let one = |(parts, name): (&Vec<Part>, &String)| match parts.as_slice() {
+        [] => Ok(None),
+        [part] => Ok(Some(*part)),
+        several => {
+            let own: Vec<Part> = several.iter().copied().filter(|part| !common(part)).collect();
+            match own.as_slice() {
+                [part] => Ok(Some(*part)),
+                _ => Err(SourceError::NotFound {
+                    path: root.into(),
+                    looked_for: format!(
+                        "the name of {name} can be read as for training or as for measuring"
+                    ),
+                    advice: "say which word of the names stands for a part: --train-split WORD, \
+                             --test-split WORD"
+                        .into(),
+                }),
+            }
+        }
+    };
+    found.iter().zip(all).map(one).collect()
+}
+
+/// A part without archives.
+pub(super) fn none(root: &Path, split: Split, why: &str) -> SourceError {
+    SourceError::NotFound {
+        path: root.into(),
+        looked_for: format!("no {split} archives (`.tar`) there: {why}"),
+        advice: format!(
+            "have a word such as `train` or `val` in the archives' names, give --{split}-split WORD, \
+             or name archives of the training part as in train-{{0000..0146}}.tar"
+        ),
+    }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::kind::Split;
 use super::memory::Memory;
 use super::opened::{Opened, damaged, read_file};
+use super::survey::Survey;
 use crate::error::SourceError;
 
 const SIDE_PX: u32 = 32;
@@ -128,6 +129,7 @@ impl Variant {
             labels: Some(labels),
             class_names: self.class_names(&dir),
             title: (self.title.into(), format!("{split} images")),
+            survey: Survey::default(),
         })
     }
 

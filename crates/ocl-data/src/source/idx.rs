@@ -11,6 +11,7 @@ use flate2::read::MultiGzDecoder;
 use super::kind::Split;
 use super::memory::Memory;
 use super::opened::{Opened, damaged, read_file};
+use super::survey::Survey;
 use crate::error::SourceError;
 
 /// The most bytes an unpacked file may have: a gzip file can promise any number.
@@ -86,7 +87,8 @@ pub(super) fn source(
         pixels: images.values,
         files: vec![(name, count)],
     };
-    Ok(Opened { store: memory, labels, class_names, title })
+    let survey = Survey::default();
+    Ok(Opened { store: memory, labels, class_names, title, survey })
 }
 
 /// The file of a split: `train-images-idx3-ubyte`, with or without a prefix (EMNIST's

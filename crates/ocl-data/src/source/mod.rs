@@ -6,10 +6,15 @@ mod embedded;
 mod folder;
 mod idx;
 mod kind;
+mod layout;
 mod memory;
 mod opened;
+mod parts;
+mod samples;
 mod shards;
+mod survey;
 mod tar;
+mod walk;
 
 use std::path::{Path, PathBuf};
 
@@ -20,8 +25,10 @@ use folder::Folder;
 pub use kind::{SourceKind, Split};
 use memory::Memory;
 use opened::Opened;
+pub use parts::SplitNames;
 pub(crate) use shards::Raw;
 use shards::Shards;
+use survey::Survey;
 pub(crate) use tar::{append, finish};
 
 impl SourceKind {
@@ -52,6 +59,7 @@ pub struct Source {
     labels: Option<Vec<u32>>,
     class_names: Vec<String>,
     title: (String, String),
+    survey: Survey,
 }
 
 #[derive(Debug)]
@@ -95,12 +103,26 @@ impl Source {
     /// [`SourceError`] when nothing is there, the part is missing, or a file is not what it should
     /// be.
     pub fn open(path: &str, kind: SourceKind, split: Split) -> Result<Source, SourceError> {
+        Source::open_named(path, kind, split, &SplitNames::default())
+    }
+
+    /// As [`Source::open`], with names for the parts of a folder or of tar archives. Other kinds of
+    /// data sets have parts of fixed names, and ignore them.
+    ///
+    /// # Errors
+    /// As [`Source::open`]; also where no part has the given name.
+    pub fn open_named(
+        path: &str,
+        kind: SourceKind,
+        split: Split,
+        names: &SplitNames,
+    ) -> Result<Source, SourceError> {
         let kind = if kind == SourceKind::Auto { SourceKind::detect(path) } else { kind };
         if kind == SourceKind::Embedded {
             return Ok(Source::of(embedded::open(split)?, Store::Memory));
         }
         if kind == SourceKind::Shards {
-            return Ok(Source::of(shards::open(path, split)?, Store::Shards));
+            return Ok(Source::of(shards::open(path, split, names)?, Store::Shards));
         }
         let root = Path::new(path);
         match std::fs::metadata(root) {
@@ -116,14 +138,14 @@ impl Source {
             SourceKind::Cifar10 => Source::of(cifar::open10(root, split)?, Store::Memory),
             SourceKind::Cifar100 => Source::of(cifar::open100(root, split)?, Store::Memory),
             SourceKind::Folder | SourceKind::Auto | SourceKind::Embedded | SourceKind::Shards => {
-                Source::of(folder::open(root, split)?, Store::Folder)
+                Source::of(folder::open(root, split, names)?, Store::Folder)
             }
         })
     }
 
     fn of<S>(opened: Opened<S>, store: fn(S) -> Store) -> Source {
-        let Opened { store: inner, labels, class_names, title } = opened;
-        Source { store: store(inner), labels, class_names, title }
+        let Opened { store: inner, labels, class_names, title, survey } = opened;
+        Source { store: store(inner), labels, class_names, title, survey }
     }
 
     /// Samples.
@@ -172,6 +194,13 @@ impl Source {
             (Some(_), count) => format!("{} classes", thousands(count)),
         };
         format!("{}, {} {}, {classes}", self.title.0, thousands(self.len()), self.title.1)
+    }
+
+    /// What lies there and is not used, and why, in one line for people; `None` where there is
+    /// nothing to say.
+    pub fn passed_over(&self) -> Option<String> {
+        let clauses = self.survey.clauses();
+        (!clauses.is_empty()).then(|| clauses.join("; "))
     }
 
     /// One sample whole, for who needs more than patches of it.
@@ -227,7 +256,8 @@ impl Source {
     #[cfg(test)]
     pub(crate) fn trap(len: usize, at: usize) -> Source {
         let store = Store::Panics { len, at };
-        Source { store, labels: None, class_names: Vec::new(), title: Default::default() }
+        let (title, survey) = Default::default();
+        Source { store, labels: None, class_names: Vec::new(), title, survey }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::survey::Survey;
 use crate::error::SourceError;
 
 /// A store of samples, and what is known of them.
@@ -11,6 +12,8 @@ pub(super) struct Opened<S> {
     pub(super) class_names: Vec<String>,
     /// What it is and what its samples are, for people: `("CIFAR-10", "train images")`.
     pub(super) title: (String, String),
+    /// What was passed over on the way.
+    pub(super) survey: Survey,
 }
 
 /// Reads a whole file, with its path in the error.

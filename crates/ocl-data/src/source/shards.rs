@@ -1,9 +1,9 @@
 //! Shards: images and their classes in tar archives, as WebDataset lays them out.
 //!
-//! Members that share a name up to the first dot of its last part are one sample: an image, and its
-//! class in `.cls` (a number) or in the `label` of `.json`. Images of `.ppm` are pixels as they
-//! are: the archive is mapped into memory, and only what the kept patches need is read.
+//! What makes a sample says `samples.rs`; its class stands in `.cls` or in the `label` of `.json`, as
+//! a number or, in all samples, as a word. Images of `.ppm` are pixels as they are: the archive is mapped into memory, and only what the kept patches need is read.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -11,9 +11,12 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-use super::archives::{IMAGES, expand, of_split};
+use super::archives::{expand, none, of_split};
 use super::kind::Split;
 use super::opened::{Opened, damaged};
+use super::parts::SplitNames;
+use super::samples::{Class, Sample, is_class, samples};
+use super::survey::Survey;
 use super::tar::{self, Member};
 use crate::error::{ImageError, SourceError};
 
@@ -129,34 +132,123 @@ fn raw(bytes: &[u8]) -> Option<Raw<'_>> {
 }
 
 /// Opens a part of the archives that a path names.
-pub(super) fn open(path: &str, split: Split) -> Result<Opened<Shards>, SourceError> {
+pub(super) fn open(
+    path: &str,
+    split: Split,
+    names: &SplitNames,
+) -> Result<Opened<Shards>, SourceError> {
     let root = Path::new(path);
-    let paths = if root.is_dir() { of_split(root, split)? } else { expand(path) };
-    if paths.is_empty() || (split == Split::Test && !root.is_dir()) {
-        return Err(SourceError::NotFound {
-            path: root.into(),
-            looked_for: format!("no {split} archives (`.tar`) there"),
-            advice: "give a folder of train-*.tar and val-*.tar, or name archives of the training \
-                     part as in train-{0000..0146}.tar"
-                .into(),
-        });
+    let mut survey = Survey::default();
+    let paths = match (root.is_dir(), split) {
+        (true, _) => of_split(root, split, names, &mut survey)?,
+        (false, Split::Train) => expand(path),
+        (false, Split::Test) => Vec::new(),
+    };
+    if paths.is_empty() {
+        return Err(none(root, split, "no name has a word for it"));
     }
     let mut shards = Shards { archives: Vec::new(), samples: Vec::new() };
-    let mut labels = Vec::new();
+    let mut classes = Vec::new();
     let listed = list(&paths);
     for (path, listed) in paths.into_iter().zip(listed) {
         let (file, members) = listed?;
-        add(&mut shards, &mut labels, path, file, members)?;
+        add(&mut shards, &mut classes, &mut survey, path, file, &members)?;
     }
     if shards.samples.is_empty() {
-        return Err(damaged(root, format!("no images in {} archives", shards.archives.len())));
+        let passed: String = survey.clauses().iter().map(|clause| format!("; {clause}")).collect();
+        let archives = shards.archives.len();
+        return Err(damaged(root, format!("no images in {archives} archives{passed}")));
     }
-    let classes = labels.iter().flatten().max().map_or(0, |most| most + 1);
-    let labels: Option<Vec<u32>> = labels.into_iter().collect();
-    let class_names =
-        labels.iter().flat_map(|_| 0..classes).map(|class| class.to_string()).collect();
+    let (labels, class_names) = labels(root, &shards, classes, &mut survey, || {
+        let other = if split == Split::Train { Split::Test } else { Split::Train };
+        words_of(root, other, names)
+    })?;
     let title = (format!("{} tar shards", shards.archives.len()), format!("{split} images"));
-    Ok(Opened { store: shards, labels, class_names, title })
+    Ok(Opened { store: shards, labels, class_names, title, survey })
+}
+
+/// Labels and the classes' names, from what was said of each sample.
+fn labels(
+    root: &Path,
+    shards: &Shards,
+    classes: Vec<Class>,
+    survey: &mut Survey,
+    other_words: impl FnOnce() -> BTreeSet<String>,
+) -> Result<(Option<Vec<u32>>, Vec<String>), SourceError> {
+    let missing = classes.iter().filter(|class| **class == Class::Missing).count();
+    if missing > 0 {
+        if missing < classes.len() {
+            let first = classes.iter().position(|class| *class == Class::Missing).unwrap_or(0);
+            survey.note(format!(
+                "without labels, as {missing} samples have no class, {} the first",
+                shards.name_of(first)
+            ));
+        }
+        return Ok((None, Vec::new()));
+    }
+    let word = classes.iter().position(|class| matches!(class, Class::Word(_)));
+    let number = classes.iter().position(|class| matches!(class, Class::Number(_)));
+    if let (Some(word), Some(number)) = (word, number) {
+        return Err(damaged(
+            root,
+            format!(
+                "{} is of class {}, which is no number, while {} is of class {}",
+                shards.name_of(word),
+                said(&classes[word]),
+                shards.name_of(number),
+                said(&classes[number])
+            ),
+        ));
+    }
+    if word.is_some() {
+        // Both parts count, so that a class keeps its number where one part lacks it.
+        let mut all = other_words();
+        all.extend(classes.iter().map(said));
+        let all: Vec<String> = all.into_iter().collect();
+        let place = |class| all.binary_search(&said(class)).map_or(0, |place| place as u32);
+        return Ok((Some(classes.iter().map(place).collect()), all));
+    }
+    let mut numbers = Vec::with_capacity(classes.len());
+    for (index, class) in classes.iter().enumerate() {
+        match class {
+            Class::Number(number) if (0..i64::from(MAX_CLASSES)).contains(number) => {
+                numbers.push(*number as u32);
+            }
+            other => {
+                let name = shards.name_of(index);
+                let reason =
+                    format!("{name} is of class {}, which is not in 0..{MAX_CLASSES}", said(other));
+                return Err(damaged(root, reason));
+            }
+        }
+    }
+    let count = numbers.iter().max().map_or(0, |most| most + 1);
+    Ok((Some(numbers), (0..count).map(|class| class.to_string()).collect()))
+}
+
+fn said(class: &Class) -> String {
+    match class {
+        Class::Missing => String::new(),
+        Class::Number(number) => number.to_string(),
+        Class::Word(word) => word.clone(),
+    }
+}
+
+/// The words that a part's classes are called by; none where there is no such part.
+fn words_of(root: &Path, split: Split, names: &SplitNames) -> BTreeSet<String> {
+    let mut survey = Survey::default();
+    let paths = match root.is_dir() {
+        true => of_split(root, split, names, &mut survey).unwrap_or_default(),
+        false => Vec::new(),
+    };
+    let mut words = BTreeSet::new();
+    for (path, listed) in paths.iter().zip(list(&paths)) {
+        // A fault of the other part is told when it is opened.
+        let Ok((_, members)) = listed else { continue };
+        words.extend(samples(path, &members, &mut survey).iter().map(|sample| said(&sample.class)));
+    }
+    words.remove("");
+    words
 }
 
 type Listed = Result<(File, Vec<Member>), SourceError>;
@@ -166,7 +258,7 @@ fn list(paths: &[PathBuf]) -> Vec<Listed> {
     let one = |path: &PathBuf| {
         let file =
             File::open(path).map_err(|cause| SourceError::Io { path: path.clone(), cause })?;
-        let members = tar::members(&file, is_label).map_err(|reason| damaged(path, reason))?;
+        let members = tar::members(&file, is_class).map_err(|reason| damaged(path, reason))?;
         Ok((file, members))
     };
     let share = paths.len().div_ceil(LISTED_AT_ONCE).max(1);
@@ -183,46 +275,24 @@ fn list(paths: &[PathBuf]) -> Vec<Listed> {
     listed.into_iter().flatten().collect()
 }
 
-/// Whether a member says a class.
-fn is_label(name: &str) -> bool {
-    matches!(key(name).1.to_ascii_lowercase().as_str(), "cls" | "json")
-}
-
 /// Adds the samples of one archive.
 fn add(
     shards: &mut Shards,
-    labels: &mut Vec<Option<u32>>,
+    classes: &mut Vec<Class>,
+    survey: &mut Survey,
     path: PathBuf,
     file: File,
-    members: Vec<Member>,
+    members: &[Member],
 ) -> Result<(), SourceError> {
     let io = |cause| SourceError::Io { path: path.clone(), cause };
     let archive = shards.archives.len() as u32;
     let mut any_raw = false;
-    for sample in members.chunk_by(|a, b| key(&a.name).0 == key(&b.name).0) {
-        let mut label = None;
-        for member in sample {
-            let extension = key(&member.name).1.to_ascii_lowercase();
-            if is_label(&member.name) {
-                label = class(&member.content, &extension).or(label);
-                if label.is_some_and(|label| label >= MAX_CLASSES) {
-                    return Err(damaged(
-                        &path,
-                        format!("{} is a class above {MAX_CLASSES}", member.name),
-                    ));
-                }
-            }
-        }
-        let image = sample
-            .iter()
-            .find(|member| IMAGES.contains(&key(&member.name).1.to_ascii_lowercase().as_str()));
-        if let Some(image) = image {
-            let raw = image.name.to_ascii_lowercase().ends_with(".ppm");
-            any_raw |= raw;
-            let name = image.name.clone().into_boxed_str();
-            shards.samples.push(Place { archive, bytes: image.bytes.clone(), name, raw });
-            labels.push(label);
-        }
+    for Sample { image, class } in samples(&path, members, survey) {
+        let raw = image.name.to_ascii_lowercase().ends_with(".ppm");
+        any_raw |= raw;
+        let name = image.name.clone().into_boxed_str();
+        shards.samples.push(Place { archive, bytes: image.bytes.clone(), name, raw });
+        classes.push(class);
     }
     // SAFETY: the file is only read. A program that cuts it short meanwhile ends this one, as with
     // every mapped file; removing or renaming it does no harm.
@@ -231,22 +301,4 @@ fn add(
     let map = if any_raw { Some(map.map_err(io)?) } else { map.ok() };
     shards.archives.push(Archive { path, file, map });
     Ok(())
-}
-
-/// A member's key, and its extension: all that follows the first dot of the last part.
-fn key(name: &str) -> (&str, &str) {
-    let last = name.rfind('/').map_or(0, |slash| slash + 1);
-    match name[last..].find('.') {
-        Some(dot) => (&name[..last + dot], &name[last + dot + 1..]),
-        None => (name, ""),
-    }
-}
-
-fn class(content: &[u8], extension: &str) -> Option<u32> {
-    if extension == "cls" {
-        return std::str::from_utf8(content).ok()?.trim().parse().ok();
-    }
-    let value: serde_json::Value = serde_json::from_slice(content).ok()?;
-    let label = value.get("label").or_else(|| value.get("cls"))?;
-    u32::try_from(label.as_u64()?).ok()
 }

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use ocl_data::{
     Augment, EvalView, Filter, Geometry, Keep, Loader, LoaderConfig, Normalisation, PackOptions,
-    Source, SourceError, SourceKind, Split, TrainCrop, TrainView, View, pack,
+    Source, SourceError, SourceKind, Split, TrainCrop, TrainView, View, first_shard, pack,
 };
 use serde_json::{Map, Value, json};
 
@@ -168,6 +168,10 @@ pub(crate) fn run_pack(args: &PackArgs) -> Result<()> {
         raw: args.raw,
         shard_bytes: args.shard_mb << 20,
     };
+    if let Some(there) = first_shard(&args.to)? {
+        let (to, there) = (args.to.display(), there.display());
+        bail!("{to} holds shards ({there}); give an empty folder or remove them");
+    }
     for split in [Split::Train, Split::Test] {
         let source = match Source::open(&args.from, SourceKind::Auto, split) {
             Ok(source) => source,
@@ -176,6 +180,9 @@ pub(crate) fn run_pack(args: &PackArgs) -> Result<()> {
             Err(error) => return Err(error.into()),
         };
         println!("{}", source.describe());
+        if let Some(passed) = source.passed_over() {
+            eprintln!("{passed}");
+        }
         let packed = pack(&source, split, &args.to, &options, |done| {
             if done > 0 && done.is_multiple_of(10_000) {
                 println!("  {done} of {}", source.len());
