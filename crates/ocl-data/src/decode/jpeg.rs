@@ -25,6 +25,9 @@ pub(super) struct JpegHeader {
     /// EXIF orientation, 1 to 8.
     orientation: u8,
     components: u8,
+    /// Whether it is whole and of one sequential scan. Of such a file a damaged part is filled in,
+    /// since what lies above it is shown in any case.
+    one_scan: bool,
     /// Where the frame's height is written, if lowering it makes the decoder stop early.
     height_at: Option<usize>,
 }
@@ -60,17 +63,17 @@ impl JpegHeader {
                     let components = frame[5];
                     // Huffman-coded, sequential, 8 bits, every component in this one scan, and
                     // whole.
-                    let early = matches!(kind, 0xC0 | 0xC1)
+                    let one_scan = matches!(kind, 0xC0 | 0xC1)
                         && frame[0] == 8
                         && segment.content.first() == Some(&components)
-                        && components > 1
                         && ends_properly(&bytes[segment.at..]);
                     return Ok(JpegHeader {
                         height_px: u32::from(u16::from_be_bytes([frame[1], frame[2]])),
                         width_px: u32::from(u16::from_be_bytes([frame[3], frame[4]])),
                         orientation: orientation.unwrap_or(1),
                         components,
-                        height_at: early.then_some(frame_at + 1),
+                        one_scan,
+                        height_at: (one_scan && components > 1).then_some(frame_at + 1),
                     });
                 }
                 _ => {}
@@ -105,6 +108,28 @@ impl JpegHeader {
             let height = rows.saturating_add(MARGIN_PX).min(self.height_px) as u16;
             bytes[at..at + 2].copy_from_slice(&height.to_be_bytes());
         }
+        let strict = self.decode_stored(bytes, false, image);
+        if strict.is_err() && self.one_scan {
+            // Whether an image can be read must not depend on how far down a crop reaches, and to
+            // look for damage below each crop would cost more than crops do. So damage is no error
+            // here: as with libjpeg and Pillow, the image is shown, its rest filled in.
+            self.decode_stored(bytes, true, image)?;
+        } else {
+            strict?;
+        }
+        if self.orientation > 1 {
+            *image = std::mem::take(image).upright(self.orientation);
+        }
+        Ok(())
+    }
+
+    /// Decodes all rows that the frame header promises, as they are stored.
+    fn decode_stored(
+        &self,
+        bytes: &[u8],
+        lenient: bool,
+        image: &mut RgbImage,
+    ) -> Result<(), ImageError> {
         let limits = DecodeLimits {
             max_pixels: MAX_PIXELS,
             max_memory: Some(MAX_DECODER_BYTES),
@@ -113,22 +138,16 @@ impl JpegHeader {
             ..DecodeLimits::default()
         };
         let mut decoder = Decoder::new_with_limits(bytes, limits).map_err(ImageError::Jpeg)?;
+        decoder.set_lenient(lenient);
         let (width, height) = (decoder.header().width(), decoder.header().height());
-        let mut cmyk = Vec::new();
         if self.components == 4 {
             decoder.set_output_format(PixelFormat::Cmyk);
-            cmyk = decoder.decode_image().map_err(ImageError::Jpeg)?.into_vec();
+            let cmyk = decoder.decode_image().map_err(ImageError::Jpeg)?.into_vec();
+            cmyk_to_rgb(&cmyk, image.reshape(width as u32, height as u32));
         } else {
             decoder.set_output_format(PixelFormat::Rgb);
-        }
-        let pixels = image.reshape(width as u32, height as u32);
-        if self.components == 4 {
-            cmyk_to_rgb(&cmyk, pixels);
-        } else {
+            let pixels = image.reshape(width as u32, height as u32);
             decoder.decode_image_into(pixels).map_err(ImageError::Jpeg)?;
-        }
-        if self.orientation > 1 {
-            *image = std::mem::take(image).upright(self.orientation);
         }
         Ok(())
     }

@@ -34,15 +34,18 @@ impl<'a> Markers<'a> {
         const CUT: &str = "the header is cut short";
         let bytes = self.bytes;
         loop {
-            // Any number of fill bytes 0xFF may stand before a marker (ITU T.81, B.1.1.2).
-            if bytes.get(self.at) != Some(&0xFF) {
-                return Err("no marker where one must be, or the header is cut short");
-            }
+            // Whatever is no marker is passed over, as libjpeg does: bytes that old cameras left
+            // there, a stuffed zero, and any number of fill bytes 0xFF (ITU T.81, B.1.1.2).
+            let rest = bytes.get(self.at..).ok_or(CUT)?;
+            self.at += memchr::memchr(0xFF, rest).ok_or(CUT)?;
             while bytes.get(self.at) == Some(&0xFF) {
                 self.at += 1;
             }
             let marker = *bytes.get(self.at).ok_or(CUT)?;
             self.at += 1;
+            if marker == 0 {
+                continue;
+            }
             if matches!(marker, 0x01 | 0xD0..=0xD8) {
                 continue;
             }

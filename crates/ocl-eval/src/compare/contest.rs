@@ -118,11 +118,9 @@ pub fn paces(
 /// The data, for training and for measuring.
 fn open(config: &CompareConfig) -> Result<(Arc<Source>, Labelled), EvalError> {
     let recipe = ocl_train::Recipe::load(&config.recipe, &config.overrides)?;
-    let (path, kind) = (&recipe.data.path, recipe.data.kind);
-    let data = Labelled::open(path, kind)?;
+    let data = Labelled::open(&recipe.data.path, recipe.data.kind, &recipe.data.splits)?;
     let split = Split::Train;
-    let source =
-        Source::open(path, kind, split).map_err(|source| EvalError::Source { split, source })?;
+    let source = recipe.data.open(split).map_err(|source| EvalError::Source { split, source })?;
     Ok((Arc::new(source), data))
 }
 

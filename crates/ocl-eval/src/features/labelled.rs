@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use ocl_data::{Source, SourceKind, Split};
+use ocl_data::{Source, SourceKind, Split, SplitNames};
 use rand::SeedableRng;
 use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
@@ -41,14 +41,14 @@ pub struct DataRecord {
 }
 
 impl Labelled {
-    /// Opens both splits of the data at `path`.
+    /// Opens both splits of the data at `path`; `names` are theirs, where they do not tell.
     ///
     /// # Errors
     /// When a split is missing, has no labels or too little in it, or the classes do not agree.
-    pub fn open(path: &str, kind: SourceKind) -> Result<Self, EvalError> {
+    pub fn open(path: &str, kind: SourceKind, names: &SplitNames) -> Result<Self, EvalError> {
         let open = |split| {
             let failed = |source| EvalError::Source { split, source };
-            Source::open(path, kind, split).map_err(failed)
+            Source::open_named(path, kind, split, names).map_err(failed)
         };
         let train = open(Split::Train)?;
         // Before the test split is asked for: a flat folder has neither labels nor a test split,
@@ -163,7 +163,8 @@ mod tests {
     }
 
     fn open(path: &Path) -> Result<Labelled, String> {
-        Labelled::open(path.to_str().unwrap(), SourceKind::Folder).map_err(|e| e.to_string())
+        Labelled::open(path.to_str().unwrap(), SourceKind::Folder, &SplitNames::default())
+            .map_err(|e| e.to_string())
     }
 
     #[test]
@@ -199,7 +200,8 @@ mod tests {
 
     #[test]
     fn a_sample_is_spread_and_sorted() {
-        let data = Labelled::open("embedded", SourceKind::Embedded).unwrap();
+        let data =
+            Labelled::open("embedded", SourceKind::Embedded, &SplitNames::default()).unwrap();
         assert_eq!(data.sample(Split::Test, Some(2_000)), None);
         let sample = data.sample(Split::Train, Some(500)).unwrap();
         assert!(sample.is_sorted() && sample.len() == 500 && *sample.last().unwrap() > 7_000);

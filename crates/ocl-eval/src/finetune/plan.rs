@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ocl_data::{Normalisation, SourceKind};
+use ocl_data::{Normalisation, SourceKind, SplitNames};
 use ocl_model::{Preprocessing, VitConfig};
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +33,9 @@ pub struct FinetunePlan {
     pub data: String,
     /// What the path holds.
     pub data_kind: SourceKind,
+    /// What its parts are called, where names do not tell.
+    #[serde(flatten)]
+    pub splits: SplitNames,
     /// At most so many training images.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_train: Option<usize>,

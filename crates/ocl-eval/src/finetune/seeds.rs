@@ -50,7 +50,7 @@ pub fn finetune(
     progress: &mut Progress,
 ) -> Result<Option<Finetuned>, EvalError> {
     let device: Device = backend.device()?;
-    let data = Labelled::open(&plan.data, plan.data_kind)?;
+    let data = Labelled::open(&plan.data, plan.data_kind, &plan.splits)?;
     train::check(plan, &data)?;
     plan.save(folder)?;
     let started = Instant::now();

@@ -58,7 +58,8 @@ pub fn report(
     backend: Backend,
     progress: &mut Progress,
 ) -> Result<Findings, EvalError> {
-    let data = match Labelled::open(&run.plan.data.path, run.plan.data.kind) {
+    let planned = &run.plan.data;
+    let data = match Labelled::open(&planned.path, planned.kind, &planned.splits) {
         Ok(data) => data,
         Err(
             error @ (EvalError::NoLabels { .. }

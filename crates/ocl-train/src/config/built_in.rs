@@ -7,9 +7,11 @@ use super::overrides::{Known, Layers, RecipeError, nearest};
 use crate::methods::Method;
 
 /// Every key of a recipe, for suggestions and for refusing the rest.
-const KEYS: [&str; 69] = [
+const KEYS: [&str; 71] = [
     "data.path",
     "data.kind",
+    "data.train_split",
+    "data.test_split",
     "data.image_px",
     "data.crop_scale",
     "data.crop_ratio",

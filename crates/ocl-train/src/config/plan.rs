@@ -3,7 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use ocl_data::{Geometry, Normalisation, SourceKind, TrainCrop, TrainView, View};
+use ocl_data::{
+    Geometry, Normalisation, Source, SourceError, SourceKind, Split, SplitNames, TrainCrop,
+    TrainView, View,
+};
 use ocl_model::{Precision, VitConfig};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -109,6 +112,9 @@ pub struct DataPlan {
     pub path: String,
     /// What the path holds.
     pub kind: SourceKind,
+    /// `train_split` and `test_split`: what the parts are called, where names do not tell.
+    #[serde(flatten)]
+    pub splits: SplitNames,
     /// Training images.
     pub images: usize,
     /// Area of a random crop, as a share of the image.
@@ -127,6 +133,16 @@ pub struct DataPlan {
     pub max_bad_share: f64,
     /// Loader threads. Batches do not depend on it.
     pub workers: usize,
+}
+
+impl DataPlan {
+    /// Opens a part of the data.
+    ///
+    /// # Errors
+    /// As [`Source::open_named`].
+    pub fn open(&self, split: Split) -> Result<Source, SourceError> {
+        Source::open_named(&self.path, self.kind, split, &self.splits)
+    }
 }
 
 /// Why no plan follows from a recipe, or none can be read.

@@ -1,7 +1,7 @@
 //! A recipe: what a user writes, in TOML. Every key is required or documented as optional; unknown
 //! keys are refused. [`Plan`](crate::Plan) is what follows from it.
 
-use ocl_data::SourceKind;
+use ocl_data::{Source, SourceError, SourceKind, Split, SplitNames};
 use ocl_model::Precision;
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +38,9 @@ pub struct DataRecipe {
     pub path: String,
     /// What the path holds; `auto` tells from the path alone.
     pub kind: SourceKind,
+    /// `train_split` and `test_split`: what the parts are called, where names do not tell.
+    #[serde(flatten)]
+    pub splits: SplitNames,
     /// Side of the crop the encoder sees, in pixels.
     pub image_px: usize,
     /// Area of a random crop, as a share of the image: `[low, high]`.
@@ -56,6 +59,16 @@ pub struct DataRecipe {
     pub max_bad_share: f64,
     /// Loader threads; 0 means one for each processor but one.
     pub workers: usize,
+}
+
+impl DataRecipe {
+    /// Opens a part of the data.
+    ///
+    /// # Errors
+    /// As [`Source::open_named`].
+    pub fn open(&self, split: Split) -> Result<Source, SourceError> {
+        Source::open_named(&self.path, self.kind, split, &self.splits)
+    }
 }
 
 /// `[model]`: a named `size`, or `width`, `depth` and `heads`.

@@ -56,6 +56,7 @@ impl Plan {
             data: DataPlan {
                 path: data.path.clone(),
                 kind: data.kind,
+                splits: data.splits.clone(),
                 images: source.len(),
                 crop_scale: data.crop_scale,
                 crop_ratio: data.crop_ratio,

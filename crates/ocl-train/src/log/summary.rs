@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use burn::tensor::Device;
-use ocl_data::Source;
+use ocl_data::{Source, SourceError, Split};
 use ocl_model::Precision;
 
 use super::progress::duration;
@@ -25,6 +25,11 @@ pub fn summary(
     };
     line("recipe", plan.recipe.clone());
     line("data", source.describe());
+    line("", format!("first {}", first_names(source)));
+    line("", test_part(plan));
+    if let Some(passed) = source.passed_over() {
+        line("", passed);
+    }
     line(
         "encoder",
         format!(
@@ -85,6 +90,25 @@ pub fn summary(
         line("chance", text);
     }
     text
+}
+
+/// The first samples by name.
+fn first_names(source: &Source) -> String {
+    let names: Vec<String> = (0..source.len().min(3)).map(|index| source.name_of(index)).collect();
+    names.join(", ")
+}
+
+/// What a run's figures will be measured on.
+fn test_part(plan: &Plan) -> String {
+    match plan.data.open(Split::Test) {
+        Ok(test) => {
+            let passed =
+                test.passed_over().map_or_else(String::new, |passed| format!("; {passed}"));
+            format!("measured on {}{passed}", test.describe())
+        }
+        Err(SourceError::NotFound { .. }) => "no test part, so nothing will be measured".to_owned(),
+        Err(error) => format!("no test part that can be used: {error}"),
+    }
 }
 
 /// What products are computed in, and why it is not what was asked for.

@@ -39,7 +39,7 @@ impl Probe {
         if plan.monitor.knn_every_steps == 0 || source.labels().is_none() {
             return None;
         }
-        let queries = Source::open(&plan.data.path, plan.data.kind, Split::Test).ok()?;
+        let queries = plan.data.open(Split::Test).ok()?;
         queries.labels()?;
         Some(Self {
             bank: Arc::clone(source),

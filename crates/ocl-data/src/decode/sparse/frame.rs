@@ -95,6 +95,9 @@ impl Frame {
                         return None;
                     }
                     let sampling = header[7];
+                    if !matches!((sampling >> 4, sampling & 15), (1..=4, 1..=4)) {
+                        return None;
+                    }
                     let (mut across, mut down) =
                         (u32::from(sampling >> 4), u32::from(sampling & 15));
                     if components == 1 {
@@ -158,7 +161,8 @@ fn read_steps(mut content: &[u8], steps: &mut [Option<[i16; 128]>; 4]) -> Option
         let values = rest.get(..64 * (wide + 1)).filter(|_| wide < 2)?;
         let mut table = [0; 128];
         for (step, value) in table.iter_mut().zip(values.chunks_exact(wide + 1)) {
-            *step = value.iter().fold(0u16, |all, &byte| all << 8 | u16::from(byte)) as i16;
+            let value = value.iter().fold(0u16, |all, &byte| all << 8 | u16::from(byte));
+            *step = i16::try_from(value).ok()?;
         }
         *steps.get_mut(usize::from(kind & 15))? = Some(table);
         content = &rest[values.len()..];

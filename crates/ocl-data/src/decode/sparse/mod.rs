@@ -37,6 +37,11 @@ pub(super) struct SparseDecoder {
     stored: RgbImage,
 }
 
+/// The most that the coefficients of a block may sum up to, without their signs. Beyond it sums
+/// within the transform no longer fit 16 bits, and what libjpeg's vector code then gives is its own
+/// affair. No picture comes near: 64 levels of -128 and 127 in turn have some 6,500 only as noise.
+const MOST_SUM: u32 = 5_800;
+
 /// The Huffman tables of a component.
 #[derive(Clone, Copy)]
 struct Coding<'a> {
@@ -226,8 +231,12 @@ fn read_interval(
                 };
                 let stride = units_x * across * 8;
                 let out = &mut planes[c][y * 8 * stride + x * 8..];
-                let mean = (means[c] as i16).wrapping_mul(steps[0]);
-                if read_block(&mut bits, ac, steps, &mut block)? {
+                let mean = i32::from(means[c] as i16) * i32::from(steps[0]);
+                if mean.unsigned_abs() > MOST_SUM {
+                    return None;
+                }
+                let mean = mean as i16;
+                if read_block(&mut bits, ac, steps, mean, &mut block)? {
                     idct::flat(mean, out, stride);
                 } else {
                     block[0] = mean;
@@ -244,11 +253,13 @@ fn read_interval(
 }
 
 /// Reads the AC coefficients of a block; says whether there are none, and then leaves it alone.
+/// `None` where they make no sense, or leave the range that coefficients of pictures have.
 #[inline(always)]
 fn read_block(
     bits: &mut Bits,
     ac: &Table,
     steps: &[i16; 128],
+    mean: i16,
     block: &mut idct::Block,
 ) -> Option<bool> {
     let mut symbol = ac.next(bits)?;
@@ -256,14 +267,17 @@ fn read_block(
         return Some(true);
     }
     block.fill(0);
-    let mut place = 0;
+    let (mut place, mut sum) = (0, u32::from(mean.unsigned_abs()));
     loop {
         place += symbol.advance;
         // Below 128: the place before is below 64, and so much is no advance.
         let at = place as usize & 127;
-        block[usize::from(NATURAL[at])] = symbol.value.wrapping_mul(steps[at]);
+        let level = i32::from(symbol.value) * i32::from(steps[at]);
+        sum = sum.saturating_add(level.unsigned_abs());
+        block[usize::from(NATURAL[at])] = level as i16;
         if place >= 63 {
-            return (place == 63 || symbol.advance == END).then_some(false);
+            let whole = place == 63 || symbol.advance == END;
+            return (whole && sum <= MOST_SUM).then_some(false);
         }
         symbol = ac.next(bits)?;
     }

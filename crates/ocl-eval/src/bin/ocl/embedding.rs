@@ -12,7 +12,7 @@ use ocl_eval::{
 };
 use ocl_model::{OpenOptions, Pooling};
 
-use crate::options::{Common, tell_network};
+use crate::options::{Common, SplitArgs, tell_network, tell_passed_over};
 
 #[derive(Args, Debug)]
 pub(crate) struct EncoderArgs {
@@ -34,6 +34,8 @@ pub(crate) struct EncoderArgs {
     /// auto, folder, shards, idx, cifar10, cifar100 or embedded
     #[arg(long, value_name = "KIND", default_value_t = SourceKind::Auto)]
     data_kind: SourceKind,
+    #[command(flatten)]
+    splits: SplitArgs,
     /// Embed the test part of the data instead of the training part; a flat folder has only one
     #[arg(long)]
     test: bool,
@@ -90,7 +92,9 @@ fn open(args: &EncoderArgs, data: &str) -> Result<(Encoder, Arc<Source>)> {
     let workers = &mut encoder.preparation.workers;
     *workers = args.common.workers.unwrap_or(*workers);
     let split = if args.test { Split::Test } else { Split::Train };
-    Ok((encoder, Arc::new(Source::open(data, args.data_kind, split)?)))
+    let source = Source::open_named(data, args.data_kind, split, &args.splits.names(None))?;
+    tell_passed_over(&source);
+    Ok((encoder, Arc::new(source)))
 }
 
 /// Runs `embed`.

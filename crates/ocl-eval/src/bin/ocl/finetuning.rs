@@ -85,6 +85,7 @@ fn fresh(args: &FinetuneArgs) -> Result<(FinetunePlan, PathBuf)> {
         from_prefix: args.prefix.clone(),
         data: data.context("--data is not given")?,
         data_kind: kind,
+        splits: args.splits.names(plan.filter(|_| args.data.is_none()).map(|plan| &plan.splits)),
         max_train: args.max_train,
         max_test: args.max_test,
         mean: preparation.normalisation.mean,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use ocl_data::SourceKind;
+use ocl_data::{Source, SourceKind, SplitNames};
 use ocl_eval::{Encoder, REPORT_LIMITS};
 use ocl_model::Pooling;
 use ocl_train::Backend;
@@ -28,6 +28,36 @@ pub(crate) fn tell_network(encoder: &Encoder) {
     }
 }
 
+/// What the parts of a data set are called.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct SplitArgs {
+    /// The training part, where names do not tell: a folder in PATH, `.` for PATH itself, or a word
+    /// of the archives' names
+    #[arg(long, value_name = "NAME")]
+    pub(crate) train_split: Option<String>,
+    /// The part to measure on, likewise [default: val or validation, else test]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) test_split: Option<String>,
+}
+
+impl SplitArgs {
+    /// What was typed; for data that was not named here, what the run's plan says.
+    pub(crate) fn names(&self, planned: Option<&SplitNames>) -> SplitNames {
+        let SplitNames { train, test } = planned.cloned().unwrap_or_default();
+        SplitNames {
+            train: self.train_split.clone().or(train),
+            test: self.test_split.clone().or(test),
+        }
+    }
+}
+
+/// Says on stderr what of a data set is not used.
+pub(crate) fn tell_passed_over(source: &Source) {
+    if let Some(passed) = source.passed_over() {
+        eprintln!("{}: {passed}", source.describe());
+    }
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct SubjectArgs {
     /// Run folder that pretrain made
@@ -45,6 +75,8 @@ pub(crate) struct SubjectArgs {
     /// auto, folder, shards, idx, cifar10, cifar100 or embedded [default: auto with --data]
     #[arg(long, value_name = "KIND")]
     pub(crate) data_kind: Option<SourceKind>,
+    #[command(flatten)]
+    pub(crate) splits: SplitArgs,
     /// Attention heads of weights that do not say [default: what is usual for their width]
     #[arg(long, conflicts_with_all = ["untrained", "raw_pixels"])]
     pub(crate) heads: Option<usize>,
@@ -203,6 +235,8 @@ pub(crate) struct FinetuneArgs {
     /// auto, folder, shards, idx, cifar10, cifar100 or embedded [default: auto with --data]
     #[arg(long, value_name = "KIND")]
     pub(crate) data_kind: Option<SourceKind>,
+    #[command(flatten)]
+    pub(crate) splits: SplitArgs,
     /// small, vit-b, vit-l, vit-h, or a TOML file
     #[arg(long, value_name = "NAME|FILE", default_value = "small")]
     pub(crate) recipe: String,
@@ -222,6 +256,6 @@ pub(crate) struct FinetuneArgs {
     #[arg(long, value_name = "FOLDER")]
     pub(crate) out: Option<PathBuf>,
     /// Go on with the fine-tuning in this folder
-    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["run", "weights", "prefix", "scratch", "data", "overrides", "out"])]
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["FOLDER", "run", "weights", "prefix", "scratch", "data", "overrides", "out", "train_split", "test_split"])]
     pub(crate) resume: Option<PathBuf>,
 }

@@ -30,7 +30,7 @@ pub(crate) fn fresh(
         Some(path) => Some(begin_from(path, prefix, &mut recipe, &overrides, device)?),
         None => None,
     };
-    let source = Source::open(&recipe.data.path, recipe.data.kind, Split::Train)?;
+    let source = recipe.data.open(Split::Train)?;
     let mut plan = Plan::resolve(&name, &recipe, &source)?;
     plan.init = init;
     plan.set_parts(recipe.batch.parts, processes)?;
@@ -117,7 +117,7 @@ pub(crate) fn resumed(
     if let Some(chunk) = args.chunk {
         plan.set_chunk(chunk, args.backend);
     }
-    let source = Source::open(&plan.data.path, plan.data.kind, Split::Train)?;
+    let source = plan.data.open(Split::Train)?;
     if source.len() != plan.data.images {
         bail!(
             "{} holds {} images now, the run began with {}: resuming would not continue it",

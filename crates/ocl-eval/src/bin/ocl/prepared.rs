@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use burn::tensor::Device;
-use ocl_data::SourceKind;
+use ocl_data::{SourceKind, Split};
 use ocl_eval::{
     Circumstances, Encoder, EvalError, EvalRecipe, ExtractConfig, Extraction, Labelled, Material,
     Preparation, Progress, Protocol, ResultRecord, Run, Splits, Subject, WeightsRecord,
@@ -12,7 +12,7 @@ use ocl_eval::{
 };
 use ocl_model::{OpenOptions, Pooling, Vit};
 
-use crate::options::{Common, SubjectArgs, tell_network};
+use crate::options::{Common, SubjectArgs, tell_network, tell_passed_over};
 
 /// A subject with the features of both splits.
 pub(crate) struct Prepared {
@@ -80,7 +80,12 @@ impl Prepared {
             _ => SourceKind::Auto,
         };
         let path = args.data.as_deref().or(plan.map(|plan| plan.path.as_str()));
-        let data = Labelled::open(path.context("--data is not given")?, kind)?;
+        let planned = plan.filter(|_| args.data.is_none()).map(|plan| &plan.splits);
+        let names = args.splits.names(planned);
+        let data = Labelled::open(path.context("--data is not given")?, kind, &names)?;
+        for split in [Split::Train, Split::Test] {
+            tell_passed_over(data.split(split));
+        }
         let folder = match (&args.results, &run, &weights) {
             (Some(folder), ..) => folder.clone(),
             (None, Some(run), _) => run.folder.clone(),

@@ -17,7 +17,7 @@ use ocl_train::{
     Until, World, check_alike, command_line, pretrain_in, replay, stop_on_signals, summary,
 };
 
-use crate::options::{ReportArgs, word};
+use crate::options::{ReportArgs, SplitArgs, word};
 use crate::planning::{fresh, resumed, run_folder};
 use crate::{launching, measuring, print};
 
@@ -52,6 +52,8 @@ pub(crate) struct PretrainArgs {
     /// auto, folder, shards, idx, cifar10, cifar100 or embedded
     #[arg(long, value_name = "KIND")]
     pub(crate) data_kind: Option<SourceKind>,
+    #[command(flatten)]
+    pub(crate) splits: SplitArgs,
     /// Built-in recipe or TOML file [default: by the kind of the data]
     #[arg(long, value_name = "NAME|FILE")]
     pub(crate) recipe: Option<String>,
@@ -99,7 +101,7 @@ pub(crate) struct PretrainArgs {
     #[arg(long)]
     pub(crate) name: Option<String>,
     /// Continue the run in this folder
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "init", "overrides", "epochs", "batch", "seed", "name", "data_kind", "precision"])]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "init", "overrides", "epochs", "batch", "seed", "name", "data_kind", "train_split", "test_split", "precision"])]
     pub(crate) resume: Option<PathBuf>,
     /// Print the plan with its cost, and stop
     #[arg(long)]
@@ -124,6 +126,8 @@ impl PretrainArgs {
         // A new path has a kind of its own, whatever the recipe says.
         let kind = kind.or_else(|| self.data.as_ref().map(|_| "auto".to_owned()));
         add("data.kind", kind);
+        add("data.train_split", self.splits.train_split.as_deref().map(toml_string));
+        add("data.test_split", self.splits.test_split.as_deref().map(toml_string));
         add("method.name", self.method.clone());
         add("train.epochs", self.epochs.map(|v| v.to_string()));
         add("batch.size", self.batch.map(|v| v.to_string()));
@@ -293,7 +297,7 @@ fn agreed(
 /// What a process other than the root makes of the root's plan.
 fn elsewhere(told: &[u8]) -> Result<(Plan, Arc<Source>, Start)> {
     let plan: Plan = toml::from_str(std::str::from_utf8(told)?)?;
-    let source = Source::open(&plan.data.path, plan.data.kind, Split::Train)?;
+    let source = plan.data.open(Split::Train)?;
     // The root alone looks at the run folder.
     Ok((plan, Arc::new(source), Start::Fresh))
 }
@@ -356,7 +360,7 @@ pub(crate) fn replay_capture(args: &ReplayArgs) -> Result<ExitCode> {
     if let Some(path) = &args.data {
         plan.data.path.clone_from(path);
     }
-    let source = Arc::new(Source::open(&plan.data.path, plan.data.kind, Split::Train)?);
+    let source = Arc::new(plan.data.open(Split::Train)?);
     let found = replay(&args.capture, &plan, source, &device, |step, loss| {
         eprintln!("step {step}  loss {loss}");
     })?;
