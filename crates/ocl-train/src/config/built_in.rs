@@ -279,6 +279,7 @@ mod tests {
     use super::*;
     use crate::config::overrides::flatten;
     use crate::config::{Chunk, ModelRecipe, MonitorRecipe};
+    use ocl_data::SplitNames;
     use ocl_model::Precision;
 
     fn set(pairs: &[&str]) -> Result<Recipe, RecipeError> {
@@ -365,6 +366,8 @@ mod tests {
         recipe.optim.ema_decay = Some(0.5);
         recipe.train.keep_every_epochs = Some(1.0);
         recipe.train.precision = Some(Precision::Bf16);
+        let name = || Some("a".to_owned());
+        recipe.data.splits = SplitNames { train: name(), test: name() };
         recipe.monitor = MonitorRecipe {
             every_steps: Some(1),
             knn_every_epochs: Some(1.0),
