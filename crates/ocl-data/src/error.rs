@@ -103,9 +103,11 @@ pub enum LoaderError {
     },
     /// More images than allowed could not be read.
     #[error(
-        "{bad} of the {tried} images tried so far cannot be read ({:.1} %), more than the allowed \
-         {:.1} %; {} names them, the last is {last}: mend or remove them, or raise the allowed share",
-        100.0 * *.bad as f64 / *.tried as f64, 100.0 * .allowed, quarantine_name(.quarantine)
+        "{}; {} names them, the last is {last}: {}",
+        too_many(*.bad, *.tried, *.allowed),
+        quarantine_name(.quarantine),
+        if bad == tried { "see whether it is what you meant to give" }
+        else { "mend or remove them, or raise the allowed share (data.max_bad_share)" }
     )]
     TooManyBad {
         /// Distinct images that could not be read.
@@ -143,6 +145,18 @@ pub enum LoaderError {
     /// A worker thread could not be started, or all of them are gone.
     #[error("the loader's worker threads cannot run")]
     Threads(#[source] std::io::Error),
+}
+
+fn too_many(bad: u64, tried: u64, allowed: f64) -> String {
+    if bad == tried {
+        return format!("none of the first {tried} images can be read");
+    }
+    let share = 100.0 * bad as f64 / tried as f64;
+    format!(
+        "{bad} of the {tried} images tried so far cannot be read ({share:.1} %), more than the allowed \
+         {:.1} %",
+        100.0 * allowed
+    )
 }
 
 fn quarantine_name(path: &Option<PathBuf>) -> String {

@@ -143,3 +143,34 @@ fn odd_files_are_read_alike_in_any_part() {
         }
     }
 }
+
+/// WebP's EXIF chunk with the prefix that only JPEG asks for.
+#[test]
+fn a_webp_is_turned_as_browsers_turn_it() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/odd/webp-exif-with-jpeg-prefix.webp");
+    let image = decode(&std::fs::read(path).unwrap()).unwrap();
+    assert_eq!((image.width_px, image.height_px), (61, 97));
+}
+
+/// A BMP whose pixels are said to begin where the palette does, as old writers have it.
+#[test]
+fn pixels_of_a_bmp_begin_behind_its_palette() {
+    let mut file = b"BM".to_vec();
+    let offset = |offset: u32| offset.to_le_bytes();
+    // Size, reserved, offset, header's length, width, height, planes and bits.
+    for word in [0, 0, 54, 40, 4, 1, 1 | 8 << 16, 0, 4, 0, 0, 2, 0] {
+        file.extend(offset(word));
+    }
+    file.extend([10, 20, 30, 0, 40, 50, 60, 0]);
+    file.extend([0, 1, 1, 0]);
+    let pixels = [[30, 20, 10], [60, 50, 40], [60, 50, 40], [30, 20, 10]].concat();
+    for (said, right) in [(54, true), (62, true), (58, false)] {
+        file[10..14].copy_from_slice(&offset(said));
+        match decode(&file) {
+            Ok(image) => assert!(right && image.pixels == pixels, "{said}: {:?}", image.pixels),
+            Err(error) => assert!(!right && error.to_string().contains("palette"), "{error}"),
+        }
+    }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/odd/bmp-offset-ignores-palette.bmp");
+    decode(&std::fs::read(path).unwrap()).unwrap();
+}

@@ -464,3 +464,22 @@ fn kept_patches_are_uniform() {
     // 12 of 49 in 4000 epochs: mean 980, deviation 27; five of them.
     assert!(counts.iter().flatten().all(|&count| count.abs_diff(980) < 136), "{counts:?}");
 }
+
+#[test]
+fn a_few_bad_images_are_allowed_whatever_the_share() {
+    for (count, bad, stops) in [(40, 1, false), (40, 10, false), (40, 11, true), (6, 4, true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let source = folder(dir.path(), count, &(0..bad).collect::<Vec<_>>());
+        let order = Order::Sequential;
+        let config =
+            LoaderConfig { batch: 50, order, max_bad_share: 0.01, ..LoaderConfig::default() };
+        let made: Result<Vec<Batch>, _> = Loader::start(source, eval(), config).unwrap().collect();
+        assert_eq!(made.is_err(), stops, "{bad} of {count}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let source = folder(dir.path(), 25, &(0..25).collect::<Vec<_>>());
+    let config = LoaderConfig { batch: 20, ..LoaderConfig::default() };
+    let mut loader = Loader::start(source, train(8), config).unwrap();
+    let told = loader.find_map(Result::err).unwrap().to_string();
+    assert!(told.contains("images can be read") && !told.contains("more than"), "{told}");
+}

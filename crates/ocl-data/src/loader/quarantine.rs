@@ -45,6 +45,9 @@ impl Findings {
 /// Fewer samples than this say little about a share: until so many have been tried, the share is
 /// taken of this number, or of the whole set when that is smaller.
 const LEAST_TRIED: u64 = 1000;
+/// So many are allowed whatever the share, where any are and they are no more than half: of few
+/// images one bad one is soon more than a small share.
+const ALLOWANCE: f64 = 10.0;
 /// When the first so many are all unreadable, nothing more is tried.
 const ALL_BAD: u64 = 20;
 
@@ -155,7 +158,8 @@ impl Quarantine {
         let (bad, tried) = (self.bad(), self.distinct_tried());
         let base = tried.max(self.samples.min(LEAST_TRIED));
         let all = bad == tried && bad >= self.samples.min(ALL_BAD);
-        all || bad as f64 > self.max_share * base as f64
+        let few = if self.max_share > 0.0 { ALLOWANCE.min(self.samples as f64 / 2.0) } else { 0.0 };
+        all || bad as f64 > few.max(self.max_share * base as f64)
     }
 }
 
