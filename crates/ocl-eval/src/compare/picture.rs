@@ -116,7 +116,9 @@ fn panel<B: DrawingBackend>(
         let ends = [(minutes.start, share * 100.0), (minutes.end, share * 100.0)];
         chart.draw_series(DashedLineSeries::new(ends, 6, 4, GREY.stroke_width(2)))?;
         let end = minutes.end / (1.0 + NAMES_SHARE);
-        names.push(("raw pixels", chart.backend_coord(&(end, share * 100.0)), GREY));
+        let (x, y) = chart.backend_coord(&(end, share * 100.0));
+        // Above its line, which goes on to the right; the others' end where their names begin.
+        names.push(("raw pixels", (x, y - NAME_PX * 2 / 3), GREY));
     }
     for ((method, line), colour) in lines.iter().zip(COLOURS.into_iter().cycle()) {
         let at = |sign: f64| {
