@@ -9,7 +9,7 @@ use crate::error::EvalError;
 /// One argument.
 enum Given {
     File(PathBuf),
-    Set(Source),
+    Set(Box<Source>),
 }
 
 /// All images of all arguments, in their order.
@@ -33,7 +33,8 @@ impl Images {
             }
             let set = |split| {
                 let source = Source::open(path, kind, split);
-                source.map(Given::Set).map_err(|source| EvalError::Source { split, source })
+                let set = source.map(|source| Given::Set(Box::new(source)));
+                set.map_err(|source| EvalError::Source { split, source })
             };
             match (set(split.unwrap_or(Split::Test)), split) {
                 // Folders without splits are opened whole as the training split.
