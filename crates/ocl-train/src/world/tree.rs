@@ -7,9 +7,11 @@
 
 use std::ops::Range;
 
+#[cfg(any(test, feature = "flex", feature = "mpi"))]
 use rayon::prelude::*;
 
 /// Values that a thread takes at a time.
+#[cfg(any(test, feature = "flex", feature = "mpi"))]
 const BAND: usize = 1 << 15;
 
 /// The parts that process `rank` of `size` takes.
@@ -57,6 +59,7 @@ pub(crate) fn sum<'a>(nodes: impl IntoIterator<Item = (Range<usize>, &'a mut [f3
 }
 
 /// `sum += other`.
+#[cfg(any(test, feature = "flex", feature = "mpi"))]
 pub(crate) fn add(sum: &mut [f32], other: &[f32]) {
     sum.par_chunks_mut(BAND).zip(other.par_chunks(BAND)).for_each(|(sum, other)| {
         sum.iter_mut().zip(other).for_each(|(sum, other)| *sum += other);
