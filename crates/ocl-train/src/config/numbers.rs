@@ -13,8 +13,7 @@ pub(super) struct Mistyped {
 
 /// The values with their types, nothing rounded; a float without a fraction is a whole number.
 /// `None` where something else than a number's type is wrong.
-pub(super) fn typed<T: DeserializeOwned>(values: Value) -> Result<Option<T>, Mistyped> {
-    let mut values = values;
+pub(super) fn typed<T: DeserializeOwned>(mut values: Value) -> Result<Option<T>, Mistyped> {
     each_leaf("", &mut values, &mut |_, value| {
         each_scalar(value, &mut |scalar| match *scalar {
             Value::Float(number) if number.fract() == 0.0 && number.abs() < 9e15 => {

@@ -9,6 +9,7 @@ use super::checkpoint::{AVERAGE, CheckpointError, OPTIMIZER, WEIGHTS};
 use super::{moments, setup};
 use crate::config::Plan;
 use crate::step::Trainer;
+use crate::world::words::{pack, unpack};
 
 /// What a checkpoint holds of a trainer, as bytes.
 #[derive(Debug)]
@@ -48,12 +49,8 @@ impl Stored {
     /// In one piece, for another process.
     pub(super) fn into_bytes(self) -> Vec<u8> {
         let Self { step, weights, optimizer, average } = self;
-        let mut bytes = step.to_le_bytes().to_vec();
-        for part in [Some(weights), Some(optimizer), average].into_iter().flatten() {
-            bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
-            bytes.extend_from_slice(&part);
-        }
-        bytes
+        let parts = [step.to_le_bytes().to_vec(), weights, optimizer];
+        pack(parts.into_iter().chain(average))
     }
 
     /// What [`Stored::into_bytes`] gave.
@@ -61,18 +58,11 @@ impl Stored {
     /// # Panics
     /// If it is something else.
     pub(super) fn from_bytes(bytes: &[u8]) -> Self {
-        let number = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes);
-        let (step, mut rest) = bytes.split_first_chunk::<8>().expect("steps");
-        let mut parts = vec![];
-        while let Some((length, behind)) = rest.split_first_chunk::<8>() {
-            let (part, behind) = behind.split_at(number(length) as usize);
-            parts.push(part.to_vec());
-            rest = behind;
-        }
-        let mut parts = parts.into_iter();
+        let mut parts = unpack(bytes).into_iter();
         let mut part = |name: &str| parts.next().unwrap_or_else(|| panic!("no {name}"));
+        let step = part("steps").try_into().expect("8 bytes of steps");
         let (weights, optimizer) = (part("weights"), part("optimizer"));
-        Self { step: number(step), weights, optimizer, average: parts.next() }
+        Self { step: u64::from_le_bytes(step), weights, optimizer, average: parts.next() }
     }
 
     /// The trainer; `folder` is what errors name.

@@ -14,6 +14,7 @@ mod nccl;
 pub(crate) mod tree;
 #[cfg(feature = "mpi")]
 mod watch;
+pub(crate) mod words;
 
 use std::time::Duration;
 

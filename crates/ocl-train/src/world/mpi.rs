@@ -16,6 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::watch::Heart;
+use super::words::{pack, unpack};
 use super::{Place, WorldError, launcher, tree};
 use crate::device::share_memory;
 
@@ -289,22 +290,6 @@ impl fmt::Debug for Mpi {
 /// Ends all processes.
 pub(super) fn abort(code: i32) -> ! {
     SimpleCommunicator::world().abort(code)
-}
-
-/// Words one after the other, the length of each before it.
-fn pack(words: &[Vec<u8>]) -> Vec<u8> {
-    let with_length = |word: &Vec<u8>| [&(word.len() as u64).to_le_bytes()[..], word].concat();
-    words.iter().flat_map(with_length).collect()
-}
-
-fn unpack(mut bytes: &[u8]) -> Vec<Vec<u8>> {
-    let mut words = vec![];
-    while let Some((length, rest)) = bytes.split_first_chunk::<8>() {
-        let (word, behind) = rest.split_at(u64::from_le_bytes(*length) as usize);
-        words.push(word.to_vec());
-        bytes = behind;
-    }
-    words
 }
 
 /// Counts, where each begins, and their sum.

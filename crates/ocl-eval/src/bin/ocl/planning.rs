@@ -35,11 +35,16 @@ pub(crate) fn fresh(
     plan.init = init;
     plan.set_parts(recipe.batch.parts, processes)?;
     if processes > 1 && recipe.data.workers == 0 {
-        plan.data.workers = rayon::current_num_threads().saturating_sub(1).max(1);
+        plan.data.workers = own_workers();
     }
     plan.set_chunk(recipe.batch.chunk.unwrap_or(Chunk::Auto), args.backend);
     plan.find_peak(args.backend, device);
     Ok((plan, Arc::new(source), Start::Fresh))
+}
+
+/// Loader threads of one of several processes: its part of the cores, but for the one that computes.
+fn own_workers() -> usize {
+    rayon::current_num_threads().saturating_sub(1).max(1)
 }
 
 /// The weights that a run begins from; the recipe's encoder becomes theirs.
@@ -111,8 +116,7 @@ pub(crate) fn resumed(
     }
     if processes > 1 && args.workers.is_none() {
         // It may have been planned for a process that had all cores.
-        let most = rayon::current_num_threads().saturating_sub(1).max(1);
-        plan.data.workers = plan.data.workers.min(most);
+        plan.data.workers = plan.data.workers.min(own_workers());
     }
     if let Some(chunk) = args.chunk {
         plan.set_chunk(chunk, args.backend);
