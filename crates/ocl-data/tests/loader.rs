@@ -2,51 +2,22 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
+mod support;
+
 use std::collections::HashSet;
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 
 use ocl_data::{
-    Augment, Batch, EvalView, Filter, Geometry, Keep, Loader, LoaderConfig, LoaderError,
-    Normalisation, Order, RgbImage, Source, SourceKind, Split, TrainCrop, TrainView, View,
-    patchify,
+    Batch, EvalView, Geometry, Keep, Loader, LoaderConfig, LoaderError, Normalisation, Order,
+    RgbImage, Source, SourceKind, Split, TrainCrop, TrainView, View, patchify,
 };
 
-const GEOMETRY: Geometry = Geometry { image_px: 32, patch_px: 8 };
-
-fn train(kept: usize) -> View {
-    View::Train(TrainView {
-        geometry: GEOMETRY,
-        normalisation: Normalisation::IMAGENET,
-        crop: TrainCrop {
-            scale: (0.2, 1.0),
-            ratio: (0.75, 4.0 / 3.0),
-            flip: 0.5,
-            filter: Filter::Bicubic,
-        },
-        augment: Augment::None,
-        keep: Keep::Random { kept },
-    })
-}
+use support::{GEOMETRY, folder, train};
 
 fn eval() -> View {
     let (geometry, normalisation) = (GEOMETRY, Normalisation::IMAGENET);
     View::Eval(EvalView { geometry, normalisation, resize_ratio: 1.0 })
-}
-
-/// A folder of `count` PNGs, of which those in `bad` are not images.
-fn folder(dir: &Path, count: u32, bad: &[u32]) -> Arc<Source> {
-    for number in 0..count {
-        let path = dir.join(format!("{number:04}.png"));
-        if bad.contains(&number) {
-            fs::write(path, "not an image").unwrap();
-        } else {
-            let shade = |x: u32, y: u32| image::Rgb([(x * 5 + number) as u8, (y * 9) as u8, 77]);
-            image::RgbImage::from_fn(40 + number % 5, 36, shade).save(path).unwrap();
-        }
-    }
-    Arc::new(Source::open(dir.to_str().unwrap(), SourceKind::Auto, Split::Train).unwrap())
 }
 
 fn run(source: &Arc<Source>, view: View, config: LoaderConfig) -> Vec<Batch> {

@@ -2,31 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
-use std::fs;
-use std::path::Path;
+mod support;
+
 use std::sync::Arc;
 
 use ocl_data::{
-    Augment, BadImage, Batch, BlockMasks, Filter, Findings, Geometry, Keep, Loader, LoaderConfig,
-    Normalisation, Source, SourceKind, Split, TrainCrop, TrainView, View,
+    BadImage, Batch, BlockMasks, Findings, Keep, Loader, LoaderConfig, TrainView, View,
 };
 
-const GEOMETRY: Geometry = Geometry { image_px: 32, patch_px: 8 };
-
-fn train(kept: usize) -> View {
-    View::Train(TrainView {
-        geometry: GEOMETRY,
-        normalisation: Normalisation::IMAGENET,
-        crop: TrainCrop {
-            scale: (0.2, 1.0),
-            ratio: (0.75, 4.0 / 3.0),
-            flip: 0.5,
-            filter: Filter::Bicubic,
-        },
-        augment: Augment::None,
-        keep: Keep::Random { kept },
-    })
-}
+use support::{folder, train};
 
 fn blocks() -> View {
     let View::Train(view) = train(8) else { unreachable!() };
@@ -40,20 +24,6 @@ fn blocks() -> View {
         }),
         ..view
     })
-}
-
-/// A folder of `count` PNGs, of which those in `bad` are not images.
-fn folder(dir: &Path, count: u32, bad: &[u32]) -> Arc<Source> {
-    for number in 0..count {
-        let path = dir.join(format!("{number:04}.png"));
-        if bad.contains(&number) {
-            fs::write(path, "not an image").unwrap();
-        } else {
-            let shade = |x: u32, y: u32| image::Rgb([(x * 5 + number) as u8, (y * 9) as u8, 77]);
-            image::RgbImage::from_fn(40 + number % 5, 36, shade).save(path).unwrap();
-        }
-    }
-    Arc::new(Source::open(dir.to_str().unwrap(), SourceKind::Auto, Split::Train).unwrap())
 }
 
 #[test]

@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    alone, fresh, images, processes, recipe, resume, signal, start, stderr, until_step,
+    alone, for_open_mpi, fresh, images, processes, recipe, resume, signal, start, stderr,
+    until_step,
 };
 
 #[test]
@@ -49,10 +50,8 @@ fn a_checkpoint_that_cannot_be_written_ends_all_processes() {
 /// Two processes in folders of their own, each with data at the same relative path.
 fn apart(folder: &Path, args: &[String]) -> Command {
     let mut mpirun = Command::new("mpirun");
-    mpirun.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
-    mpirun.env("RAYON_NUM_THREADS", "1").env("OMPI_MCA_mpi_yield_when_idle", "1");
-    mpirun.env("OMPI_MCA_rmaps_base_oversubscribe", "1").env("PMIX_MCA_gds", "hash");
-    mpirun.env("OMPI_MCA_btl_vader_single_copy_mechanism", "none");
+    for_open_mpi(&mut mpirun);
+    mpirun.env("RAYON_NUM_THREADS", "1");
     mpirun.stdin(Stdio::null()).arg("--quiet");
     for (number, name) in ["first", "second"].into_iter().enumerate() {
         if number > 0 {

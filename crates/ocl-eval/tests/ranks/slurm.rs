@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::support::{alone, images, recipe, signal, stderr, until_step};
+use crate::support::{alone, for_open_mpi, images, recipe, signal, stderr, until_step};
 
 /// Starts as many ranks as the job has, and hands signals on.
 const SRUN: &str = r#"#!/bin/bash
@@ -37,15 +37,7 @@ fn job(folder: &Path, ranks: usize) -> Command {
     command.env("PATH", std::env::join_paths(folders).unwrap());
     command.env("CALLS", folder.join("calls")).env("SLURM_JOB_ID", "77");
     command.env("SLURM_NTASKS", ranks.to_string()).env("SLURM_CPUS_PER_TASK", "1");
-    for (name, value) in [
-        ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
-        ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
-        ("OMPI_MCA_rmaps_base_oversubscribe", "1"),
-        ("OMPI_MCA_mpi_yield_when_idle", "1"),
-        ("OMPI_MCA_btl_vader_single_copy_mechanism", "none"),
-    ] {
-        command.env(name, value);
-    }
+    for_open_mpi(&mut command);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

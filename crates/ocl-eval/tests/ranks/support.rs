@@ -73,7 +73,22 @@ pub(crate) fn recipe(method: &str) -> Vec<String> {
     pairs.into_iter().flat_map(|pair| ["--set".to_owned(), pair.to_owned()]).collect()
 }
 
-/// `ocl` as so many processes of a thread each.
+/// What Open MPI needs to start more processes than cores, as root, in a container that does not
+/// allow one process to read another's memory, and to end when one of them is killed.
+pub(crate) fn for_open_mpi(command: &mut Command) {
+    for (name, value) in [
+        ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
+        ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
+        ("OMPI_MCA_rmaps_base_oversubscribe", "1"),
+        ("OMPI_MCA_mpi_yield_when_idle", "1"),
+        ("OMPI_MCA_btl_vader_single_copy_mechanism", "none"),
+        ("PMIX_MCA_gds", "hash"),
+    ] {
+        command.env(name, value);
+    }
+}
+
+/// `ocl` as so many processes of a thread each. It sets what else Open MPI needs by itself.
 pub(crate) fn ocl(ranks: usize, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ocl"));
     command.args(args).env("RAYON_NUM_THREADS", "1").env("OMPI_MCA_mpi_yield_when_idle", "1");
