@@ -165,3 +165,14 @@ fn quarantine_name(path: &Option<PathBuf>) -> String {
         None => "no quarantine file was asked for, so nothing".into(),
     }
 }
+
+/// An error with its causes, in one line.
+pub fn in_words<E: std::error::Error>(error: &E) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -52,7 +52,7 @@ mod view;
 
 pub use augment::{Augmentation, Augmenter, Jitter, Mix, SupervisedAugment};
 pub use decode::{ImageHeader, MAX_PIXELS, PartDecoder, decode};
-pub use error::{ImageError, LoaderError, SourceError};
+pub use error::{ImageError, LoaderError, SourceError, in_words};
 pub use loader::{
     BadImage, Findings, Loader, LoaderConfig, Order, StageTimes, SupervisedBatch, SupervisedConfig,
     SupervisedLoader,

@@ -401,10 +401,6 @@ fn settings_that_cannot_work() {
         (LoaderConfig { workers: 0, ..good.clone() }, "workers"),
         (LoaderConfig { share: Some(2..5), ..good.clone() }, "share"),
         (LoaderConfig { share: Some(2..2), ..good.clone() }, "share"),
-        (
-            LoaderConfig { share: Some(0..2), order: Order::Sequential, ..good.clone() },
-            "shuffled epochs",
-        ),
         (LoaderConfig { subset: Some(vec![10]), ..good.clone() }, "subset"),
         (LoaderConfig { quarantine: Some(dir.path().join("no/such/folder")), ..good }, "no/such"),
     ];

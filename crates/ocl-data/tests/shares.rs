@@ -7,7 +7,7 @@ mod support;
 use std::sync::Arc;
 
 use ocl_data::{
-    BadImage, Batch, BlockMasks, Findings, Keep, Loader, LoaderConfig, TrainView, View,
+    BadImage, Batch, BlockMasks, Findings, Keep, Loader, LoaderConfig, Order, TrainView, View,
 };
 
 use support::{folder, train};
@@ -59,20 +59,45 @@ fn shares_are_the_whole_batch_with_its_bad_images() {
                     let blocks = expected.blocks.as_ref();
                     assert_eq!(batch.blocks, blocks.map(|blocks| blocks.of_images(share.clone())));
                 }
-                let met = parts.iter_mut().map(Loader::take_findings).fold(
-                    Findings::default(),
-                    |mut all, part| {
-                        all.tried += part.tried;
-                        all.bad.extend(part.bad);
-                        all
-                    },
-                );
+                let mut met = Findings::default();
+                parts.iter_mut().for_each(|part| met.extend(part.take_findings()));
                 parts.iter_mut().for_each(|part| part.note(&met).unwrap());
             }
             assert!(parts.iter_mut().all(|part| part.next().is_none()));
             assert!(parts.iter().all(|part| part.skipped() == loader.skipped()));
         }
         assert_eq!(loader.skipped(), 4);
+    }
+}
+
+#[test]
+fn shares_of_a_sequential_run_leave_the_same_images_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = folder(dir.path(), 25, &[3, 17, 23]);
+    let whole = LoaderConfig {
+        batch: 6,
+        order: Order::Sequential,
+        max_bad_share: 0.2,
+        ..LoaderConfig::default()
+    };
+    let mut loader = Loader::start(Arc::clone(&source), train(8), whole.clone()).unwrap();
+    let expected: Vec<Batch> = loader.by_ref().map(Result::unwrap).collect();
+    // The last batch has one image, which the first share takes.
+    for shares in [vec![0..3, 3..6], vec![0..1, 1..4, 4..6]] {
+        let mut parts: Vec<Loader> = shares
+            .into_iter()
+            .map(|share| {
+                let config = LoaderConfig { share: Some(share), ..whole.clone() };
+                Loader::start(Arc::clone(&source), train(8), config).unwrap()
+            })
+            .collect();
+        for expected in &expected {
+            let batches: Vec<Batch> =
+                parts.iter_mut().map(|part| part.next().unwrap().unwrap()).collect();
+            assert!(batches.iter().flat_map(|batch| &batch.samples).eq(&expected.samples));
+            assert!(batches.iter().flat_map(|batch| &batch.patches).eq(&expected.patches));
+        }
+        assert!(parts.iter_mut().all(|part| part.next().is_none()));
     }
 }
 

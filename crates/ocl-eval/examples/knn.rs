@@ -9,6 +9,7 @@ use burn::tensor::Device;
 use ocl_data::{EvalView, Geometry, Normalisation, Source, SourceKind, Split};
 use ocl_eval::{ExtractConfig, Extractor, KnnConfig, Progress, extract, knn};
 use ocl_model::{Pooling, Vit, VitConfig};
+use ocl_train::World;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let device = Device::default();
@@ -26,7 +27,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut features = |split| -> Result<_, Box<dyn Error>> {
         let source = Arc::new(Source::open("embedded", SourceKind::Auto, split)?);
         let class_tokens = [Extractor::Encoder(&encoder, Pooling::Cls)];
-        Ok(extract(&class_tokens, &source, split, None, &config, &device, &mut progress)?.remove(0))
+        Ok(extract(
+            &World::One,
+            &class_tokens,
+            &source,
+            split,
+            None,
+            &config,
+            &device,
+            &mut progress,
+        )?
+        .remove(0))
     };
     let (bank, queries) = (features(Split::Train)?, features(Split::Test)?);
     let config = KnnConfig { k: vec![20], temperature: 0.07 };

@@ -97,6 +97,9 @@ pub enum EvalError {
         /// Its rate.
         lr: f64,
     },
+    /// Another process failed, of those that share the images.
+    #[error(transparent)]
+    Elsewhere(#[from] ocl_train::Elsewhere),
     /// The device did not hand values back.
     #[error("cannot read from the device")]
     Device(#[source] burn::tensor::TensorReadError),

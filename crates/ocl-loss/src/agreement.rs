@@ -32,15 +32,8 @@ pub fn agreement(view_1: Tensor<2>, view_2: Tensor<2>) -> Tensor<1> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::draw::draw;
     use burn::tensor::{Device, Int, TensorData};
-    use rand::rngs::ChaCha8Rng;
-    use rand::{RngExt, SeedableRng};
-
-    fn draw(seed: u64, n: usize, d: usize, device: &Device) -> Tensor<2> {
-        let mut stream = ChaCha8Rng::seed_from_u64(seed);
-        let values: Vec<f32> = (0..n * d).map(|_| stream.random::<f32>() - 0.5).collect();
-        Tensor::from_data(TensorData::new(values, [n, d]), device)
-    }
 
     #[test]
     fn agreement_is_that_of_the_pairs() {

@@ -95,7 +95,7 @@ fn in_tiles(
 }
 
 /// The gradient before rows were scaled to length 1, from that after: `(g - u (u . g)) / length`.
-fn through_unit(gradient: Tensor<2>, unit: Tensor<2>, length: Tensor<2>) -> Tensor<2> {
+pub(crate) fn through_unit(gradient: Tensor<2>, unit: Tensor<2>, length: Tensor<2>) -> Tensor<2> {
     let along = (gradient.clone() * unit.clone()).sum_dim(1); // [N, 1]
     (gradient - unit * along).div(length)
 }
@@ -134,21 +134,8 @@ impl Normalisers {
 mod tests {
     use super::*;
     use crate::contrastive_loss;
-    use burn::tensor::{Device, TensorData};
-    use rand::rngs::ChaCha8Rng;
-    use rand::{RngExt, SeedableRng};
-
-    fn draw(seed: u64, n: usize, d: usize, device: &Device) -> Tensor<2> {
-        let mut stream = ChaCha8Rng::seed_from_u64(seed);
-        let values: Vec<f32> = (0..n * d).map(|_| stream.random::<f32>() - 0.5).collect();
-        Tensor::from_data(TensorData::new(values, [n, d]), device)
-    }
-
-    /// Norm of the difference over the norm.
-    fn error(a: &Tensor<2>, b: &Tensor<2>) -> f32 {
-        let norm = |t: Tensor<2>| t.square().sum().sqrt().into_scalar::<f32>();
-        norm(a.clone() - b.clone()) / norm(b.clone())
-    }
+    use crate::draw::{draw, error};
+    use burn::tensor::Device;
 
     #[test]
     fn tiles_of_any_height_equal_the_whole_matrix_and_autodiff() {

@@ -3,7 +3,8 @@
 //!
 //! The crate knows neither images nor encoders: it takes embeddings `[N, D]` and gives a scalar.
 //! [`contrastive_gradient`] is what trains: the loss and its gradient in tiles, for batches whose
-//! matrix of all pairs does not fit. [`contrastive_loss`] is the definition, held equal by tests.
+//! matrix of all pairs does not fit; [`ContrastiveShare`] is the same for a batch that several
+//! processes share. [`contrastive_loss`] is the definition, held equal by tests.
 //!
 //! ```
 //! use burn::tensor::{Device, Distribution, Tensor};
@@ -22,10 +23,14 @@ struct Readme;
 
 mod agreement;
 mod contrastive;
+#[cfg(test)]
+mod draw;
 mod plain;
+mod shared;
 mod similarity;
 
 pub use agreement::agreement;
 pub use contrastive::{ContrastiveGradient, TILE, contrastive_gradient};
 pub use plain::{chance_loss, contrastive_loss};
+pub use shared::ContrastiveShare;
 pub use similarity::TspSimilarity;

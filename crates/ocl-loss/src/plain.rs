@@ -53,17 +53,10 @@ pub fn chance_loss(batch: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::draw::draw;
     use burn::tensor::{Device, TensorData};
-    use rand::rngs::ChaCha8Rng;
-    use rand::{RngExt, SeedableRng};
 
     const SIMILARITY: TspSimilarity = TspSimilarity { kappa: 1.0 / 64.0, temperature: 0.07 };
-
-    fn draw(seed: u64, n: usize, d: usize, device: &Device) -> Tensor<2> {
-        let mut stream = ChaCha8Rng::seed_from_u64(seed);
-        let values: Vec<f32> = (0..n * d).map(|_| stream.random::<f32>() - 0.5).collect();
-        Tensor::from_data(TensorData::new(values, [n, d]), device)
-    }
 
     fn loss(a: &Tensor<2>, b: &Tensor<2>) -> f32 {
         contrastive_loss(&SIMILARITY, a.clone(), b.clone()).into_scalar()

@@ -35,7 +35,7 @@ pub struct LoaderConfig {
     pub subset: Option<Vec<u32>>,
     /// Of each batch, only the images at these places of it: what one of several processes makes.
     /// All processes together make the very batches that one makes alone, images that step in for
-    /// unreadable ones included. For shuffled epochs only.
+    /// unreadable ones included.
     pub share: Option<Range<usize>>,
 }
 

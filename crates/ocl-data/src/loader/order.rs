@@ -104,7 +104,7 @@ impl BatchId {
     pub(super) fn positions(self, samples: usize, config: &LoaderConfig) -> Range<usize> {
         let start = self.index as usize * config.batch;
         let share = config.share.clone().unwrap_or(0..config.batch);
-        start + share.start..(start + share.end).min(samples)
+        (start + share.start).min(samples)..(start + share.end).min(samples)
     }
 }
 
@@ -130,14 +130,9 @@ pub(super) fn samples(source: &Source, config: &mut LoaderConfig) -> Result<Vec<
     if config.batch == 0 {
         return fault("batch", "0 images make no batch; use at least 1".into());
     }
-    if let Some(share) = &config.share {
-        if config.order != Order::Shuffled {
-            return fault("share", "is for shuffled epochs; give a subset".into());
-        }
-        if share.is_empty() || share.end > config.batch {
-            let reason = format!("{share:?} is no part of a batch of {}", config.batch);
-            return fault("share", reason);
-        }
+    if let Some(share) = config.share.as_ref().filter(|s| s.is_empty() || s.end > config.batch) {
+        let reason = format!("{share:?} is no part of a batch of {}", config.batch);
+        return fault("share", reason);
     }
     if !(0.0..=1.0).contains(&config.max_bad_share) {
         return fault("max_bad_share", format!("{} must be 0 to 1", config.max_bad_share));

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{ImageError, LoaderError};
+use crate::error::{ImageError, LoaderError, in_words};
 use crate::source::Source;
 
 /// An image that could not be read: one line of the file.
@@ -31,13 +31,19 @@ pub struct Findings {
 }
 
 impl Findings {
+    /// Adds what another share of the batch met with.
+    pub fn extend(&mut self, other: Self) {
+        self.tried += other.tried;
+        self.bad.extend(other.bad);
+    }
+
     /// Adds what was met with next.
     pub(super) fn add(&mut self, source: &Source, tried: u64, bad: &[(u32, ImageError)]) {
         self.tried += tried;
         self.bad.extend(bad.iter().map(|(sample, error)| BadImage {
             sample: u64::from(*sample),
             name: source.name_of(*sample as usize),
-            reason: chain(error),
+            reason: in_words(error),
         }));
     }
 }
@@ -161,15 +167,4 @@ impl Quarantine {
         let few = if self.max_share > 0.0 { ALLOWANCE.min(self.samples as f64 / 2.0) } else { 0.0 };
         all || bad as f64 > few.max(self.max_share * base as f64)
     }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &ImageError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

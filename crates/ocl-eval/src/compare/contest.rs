@@ -9,7 +9,7 @@ use std::time::Duration;
 use burn::tensor::Device;
 use ocl_data::{Source, Split};
 use ocl_model::OpenOptions;
-use ocl_train::{Backend, Plan, RunLock, replace_file};
+use ocl_train::{Backend, Plan, RunLock, World, replace_file};
 
 use super::config::{Budget, CompareConfig, Entrant};
 use super::leg::{RunClock, advance};
@@ -280,8 +280,15 @@ impl Ground<'_> {
             limits: self.config.limits.map(Some),
         };
         let subjects = [subject];
-        let (splits, reading, features_secs) =
-            features(&preparation, &subjects, &self.data, &how, &self.device, progress)?;
+        let (splits, reading, features_secs) = features(
+            &World::One,
+            &preparation,
+            &subjects,
+            &self.data,
+            &how,
+            &self.device,
+            progress,
+        )?;
         let splits = &splits[0];
         let at = Circumstances {
             weights: None,

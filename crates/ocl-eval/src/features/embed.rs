@@ -1,19 +1,21 @@
 //! Features of any images, labelled or not, as a file: streamed, and resumed when interrupted.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use ocl_data::{Batch, Loader, LoaderConfig, Order, Source, Split, View};
+use ocl_data::{Batch, LoaderConfig, Order, Source, Split, View, in_words};
 use ocl_model::{Pooling, Vit};
+use ocl_train::World;
 use serde_json::json;
 
 use super::digest::digest_of;
 use super::extract::{ExtractConfig, Extractor, append_features, tokens};
 use super::feature_file::{Format, write_names};
+use super::shared::in_turns;
 use crate::error::EvalError;
 use crate::files::replace;
 use crate::progress::Progress;
@@ -85,17 +87,19 @@ impl Embedding {
 /// `.safetensors`, by its name) and the images' names and labels to `OUT.names.jsonl`; row `i` is
 /// image `i`. An image that cannot be read has NaN.
 ///
-/// What is written goes to `OUT.part` first. If that is there, of the same images, weights
-/// (`weights` names them) and shape, writing resumes where it stopped. Returns the images that were
-/// there already.
+/// The processes of `world` share the images; the root alone sees the files. What is written goes to
+/// `OUT.part` first. If that is there, of the same images, weights (`weights` names them) and shape,
+/// writing resumes where it stopped, on any number of processes. Returns the images that were there
+/// already.
 ///
 /// # Errors
 /// When images cannot be read, a feature is NaN or infinite, the disk is full or the device fails.
 #[allow(
     clippy::too_many_arguments,
-    reason = "an encoder, what, of which images, read how, to where"
+    reason = "an encoder, what, of which images, read how, by whom, to where"
 )]
 pub fn embed(
+    world: &World,
     vit: &Vit,
     embedding: Embedding,
     source: &Arc<Source>,
@@ -105,36 +109,12 @@ pub fn embed(
     device: &Device,
     progress: &mut Progress,
 ) -> Result<usize, EvalError> {
-    let shape = embedding.shape(source.len(), vit);
-    let header = Format::of(out)?.header(&shape);
-    let width: usize = shape[1..].iter().product();
-    let (part, key_file) = (with_suffix(out, "part"), with_suffix(out, "part.json"));
-    let key = json!({
-        "weights": weights,
-        "data": digest_of(source),
-        "header": header,
-    });
-    let io = |doing: &'static str, path: &Path| {
-        let path = path.to_owned();
-        move |source| EvalError::File { doing, path, source }
-    };
-    let known = fs::read(&key_file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    let same = part.exists() && known == Some(key.clone());
-    let done = if same {
-        let bytes = part.metadata().map_err(io("read", &part))?.len() as usize;
-        bytes.saturating_sub(header.len()) / (4 * width)
-    } else {
-        fs::write(&part, &header).map_err(io("write", &part))?;
-        replace(&key_file, key.to_string().as_bytes())?;
-        0
-    };
-    let mut file = OpenOptions::new().write(true).open(&part).map_err(io("open", &part))?;
-    // A torn last row is written again.
-    let end = (header.len() + done * 4 * width) as u64;
-    file.set_len(end)
-        .and_then(|()| file.seek(SeekFrom::End(0)).map(drop))
-        .map_err(io("write", &part))?;
-    let mut file = BufWriter::new(file);
+    let begin = || Unfinished::open(out, &embedding.shape(source.len(), vit), weights, source);
+    let mut file = world.on_root(begin, in_words)?;
+    let own = file.as_ref().map_or(0, |file| file.next) as u64;
+    let done = u64::from_le_bytes(
+        world.from_root(own.to_le_bytes().to_vec()).try_into().expect("the root's number"),
+    ) as usize;
     let loader = LoaderConfig {
         batch: reading.batch,
         workers: reading.workers,
@@ -143,33 +123,104 @@ pub fn embed(
         subset: Some((done as u32..source.len() as u32).collect()),
         ..LoaderConfig::default()
     };
-    let failed = |source| EvalError::Loader { split: Split::Train, source };
-    let mut next = done;
+    let make = |batch: &Batch| {
+        let mut rows = Vec::new();
+        embedding.append(vit, batch, reading, source, device, &mut rows)?;
+        Ok(vec![rows])
+    };
     progress.begin();
     if done < source.len() {
         let view = View::Eval(reading.view);
-        for batch in Loader::start(Arc::clone(source), view, loader).map_err(failed)? {
-            let batch = batch.map_err(failed)?;
-            let mut rows = Vec::new();
-            embedding.append(vit, &batch, reading, source, device, &mut rows)?;
-            for (row, sample) in rows.chunks_exact(width).zip(&batch.samples) {
-                let missing = vec![f32::NAN; (*sample as usize - next) * width];
-                write(&mut file, &missing)
-                    .and_then(|()| write(&mut file, row))
-                    .map_err(io("write", &part))?;
-                next = *sample as usize + 1;
-            }
-            progress.images("embedding", next, source.len());
-        }
+        in_turns(world, source, Split::Train, view, loader, make, |made| {
+            let file = file.as_mut().expect("the root takes what is made");
+            file.append(&made.samples, &made.rows[0])?;
+            progress.images("embedding", file.next, source.len());
+            Ok(())
+        })?;
     }
-    let missing = vec![f32::NAN; (source.len() - next) * width];
-    write(&mut file, &missing).and_then(|()| file.flush()).map_err(io("write", &part))?;
-    let names = with_suffix(out, "names.jsonl");
-    write_names(source, &names).map_err(io("write", &names))?;
-    file.get_ref().sync_all().and_then(|()| fs::rename(&part, out)).map_err(io("write", out))?;
-    fs::remove_file(&key_file).map_err(io("remove", &key_file))?;
+    world.on_root(|| file.map_or(Ok(()), |file| file.finish(source)), in_words)?;
     progress.clear();
     Ok(done)
+}
+
+/// A file of features that is being written.
+struct Unfinished<'a> {
+    out: &'a Path,
+    part: PathBuf,
+    key: PathBuf,
+    file: BufWriter<File>,
+    /// Values of an image.
+    width: usize,
+    /// The image whose row comes next.
+    next: usize,
+}
+
+impl<'a> Unfinished<'a> {
+    /// Begins one of this shape, or goes on with one of the same images and weights.
+    fn open(
+        out: &'a Path,
+        shape: &[usize],
+        weights: &str,
+        source: &Source,
+    ) -> Result<Self, EvalError> {
+        let header = Format::of(out)?.header(shape);
+        let width: usize = shape[1..].iter().product();
+        let (part, key_file) = (with_suffix(out, "part"), with_suffix(out, "part.json"));
+        let key = json!({
+            "weights": weights,
+            "data": digest_of(source),
+            "header": header,
+        });
+        let known = fs::read(&key_file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let same = part.exists() && known == Some(key.clone());
+        let next = if same {
+            let bytes = part.metadata().map_err(io("read", &part))?.len() as usize;
+            bytes.saturating_sub(header.len()) / (4 * width)
+        } else {
+            fs::write(&part, &header).map_err(io("write", &part))?;
+            replace(&key_file, key.to_string().as_bytes())?;
+            0
+        };
+        let mut file = OpenOptions::new().write(true).open(&part).map_err(io("open", &part))?;
+        // A torn last row is written again.
+        let end = (header.len() + next * 4 * width) as u64;
+        file.set_len(end)
+            .and_then(|()| file.seek(SeekFrom::End(0)).map(drop))
+            .map_err(io("write", &part))?;
+        Ok(Self { out, part, key: key_file, file: BufWriter::new(file), width, next })
+    }
+
+    /// Writes the rows of some images, and NaN for those that are missing before them.
+    fn append(&mut self, samples: &[u64], rows: &[f32]) -> Result<(), EvalError> {
+        for (row, sample) in rows.chunks_exact(self.width).zip(samples) {
+            self.skip_to(*sample as usize)?;
+            write(&mut self.file, row).map_err(io("write", &self.part))?;
+            self.next += 1;
+        }
+        Ok(())
+    }
+
+    fn skip_to(&mut self, image: usize) -> Result<(), EvalError> {
+        let missing = vec![f32::NAN; (image - self.next) * self.width];
+        self.next = image;
+        write(&mut self.file, &missing).map_err(io("write", &self.part))
+    }
+
+    /// Writes the names beside it and gives it its own name.
+    fn finish(mut self, source: &Source) -> Result<(), EvalError> {
+        self.skip_to(source.len())?;
+        self.file.flush().map_err(io("write", &self.part))?;
+        let names = with_suffix(self.out, "names.jsonl");
+        write_names(source, &names).map_err(io("write", &names))?;
+        let synced = self.file.get_ref().sync_all();
+        synced.and_then(|()| fs::rename(&self.part, self.out)).map_err(io("write", self.out))?;
+        fs::remove_file(&self.key).map_err(io("remove", &self.key))
+    }
+}
+
+fn io(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> EvalError + use<> {
+    let path = path.to_owned();
+    move |source| EvalError::File { doing, path, source }
 }
 
 fn write(file: &mut impl Write, values: &[f32]) -> std::io::Result<()> {
@@ -224,7 +275,7 @@ mod tests {
         preparation.max_bad_share = 0.1;
         let reading = preparation.reading(16);
         let mut progress = Progress::silent();
-        embed(vit, embedding, source, &reading, "w", out, &device, &mut progress)
+        embed(&World::One, vit, embedding, source, &reading, "w", out, &device, &mut progress)
     }
 
     #[test]

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use ocl_data::{
-    Batch, EvalView, Loader, LoaderConfig, Order, RgbImage, Source, Split, View, centre_crop,
-    patchify,
+    Batch, EvalView, LoaderConfig, Order, RgbImage, Source, Split, View, centre_crop, patchify,
 };
 use ocl_model::{Pooling, Vit};
+use ocl_train::World;
 use rayon::prelude::*;
 
 use super::pixels::append_pixels;
+use super::shared::in_turns;
 use super::values::Features;
 use crate::error::EvalError;
 use crate::progress::Progress;
@@ -39,12 +40,14 @@ pub struct ExtractConfig {
 }
 
 /// Features of the images of `source` (or of the `subset` of it) under each extractor, in one pass
-/// over the images.
+/// over the images that the processes of `world` share. The root alone gets features.
 ///
 /// # Errors
 /// When the data has no labels, the loader stops, the device fails, or a feature is NaN or
 /// infinite.
+#[allow(clippy::too_many_arguments, reason = "what, of which images, read how, by whom")]
 pub fn extract(
+    world: &World,
     extractors: &[Extractor<'_>],
     source: &Arc<Source>,
     split: Split,
@@ -53,9 +56,9 @@ pub fn extract(
     device: &Device,
     progress: &mut Progress,
 ) -> Result<Vec<Features>, EvalError> {
-    if source.labels().is_none() {
+    let Some(of_sample) = source.labels() else {
         return Err(EvalError::NoLabels { data: source.describe() });
-    }
+    };
     let total = subset.as_ref().map_or(source.len(), Vec::len);
     let loader = LoaderConfig {
         batch: config.batch,
@@ -65,19 +68,22 @@ pub fn extract(
         subset,
         ..LoaderConfig::default()
     };
-    let failed = |source| EvalError::Loader { split, source };
-    let view = View::Eval(config.view);
     let mut rows = vec![Vec::new(); extractors.len()];
-    let mut labels = Vec::with_capacity(total);
+    let mut labels = Vec::with_capacity(if world.is_root() { total } else { 0 });
+    let make = |batch: &Batch| {
+        let made = extractors.iter().map(|extractor| {
+            let mut rows = Vec::new();
+            append_features(extractor, batch, config, source, device, &mut rows).map(|()| rows)
+        });
+        made.collect()
+    };
     progress.begin();
-    for batch in Loader::start(Arc::clone(source), view, loader).map_err(failed)? {
-        let mut batch = batch.map_err(failed)?;
-        for (extractor, rows) in extractors.iter().zip(&mut rows) {
-            append_features(extractor, &batch, config, source, device, rows)?;
-        }
-        labels.append(&mut batch.labels);
+    in_turns(world, source, split, View::Eval(config.view), loader, make, |made| {
+        rows.iter_mut().zip(made.rows).for_each(|(all, rows)| all.extend(rows));
+        labels.extend(made.samples.iter().map(|&sample| of_sample[sample as usize]));
         progress.images(&format!("features of the {split} split"), labels.len(), total);
-    }
+        Ok(())
+    })?;
     let images = labels.len().max(1);
     let features = rows.into_iter().map(|rows| {
         let width = rows.len() / images;

@@ -8,6 +8,7 @@ mod feature_file;
 mod labelled;
 mod pixels;
 mod preparation;
+mod shared;
 mod splits;
 mod subject;
 mod values;

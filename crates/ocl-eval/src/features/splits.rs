@@ -5,6 +5,7 @@ use std::time::Instant;
 use burn::tensor::Device;
 use ocl_data::Split;
 use ocl_model::Pooling;
+use ocl_train::World;
 
 use super::extract::{ExtractConfig, Extractor, extract};
 use super::labelled::Labelled;
@@ -58,8 +59,8 @@ pub struct Extraction {
     pub limits: [Option<usize>; 2],
 }
 
-/// Features of `data` under each subject, in one pass over the images; how they were read; and the
-/// seconds it took.
+/// Features of `data` under each subject, in one pass over the images that the processes of `world`
+/// share; how they were read; and the seconds it took. The root alone gets features.
 ///
 /// # Errors
 /// As [`extract`](crate::extract).
@@ -67,6 +68,7 @@ pub struct Extraction {
 /// # Panics
 /// If encoders of different sides are asked for at once.
 pub fn features(
+    world: &World,
     preparation: &Preparation,
     subjects: &[Subject],
     data: &Labelled,
@@ -91,13 +93,13 @@ pub fn features(
     let extractors: Vec<_> = subjects.iter().map(|subject| subject.extractor(how.pool)).collect();
     let mut read = |split, limit| {
         let subset = data.sample(split, limit);
-        extract(&extractors, data.split(split), split, subset, &config, device, progress)
+        extract(world, &extractors, data.split(split), split, subset, &config, device, progress)
     };
     let [train_limit, test_limit] = how.limits;
     let (train, test) = (read(Split::Train, train_limit)?, read(Split::Test, test_limit)?);
     let splits = train.into_iter().zip(test).zip(subjects).map(|((train, test), subject)| {
         let mut splits = Splits { train, test };
-        if let Subject::RawPixels = subject {
+        if matches!(subject, Subject::RawPixels) && world.is_root() {
             let norm = config.view.normalisation;
             drop_copied_channels(&mut splits.train, &mut splits.test, norm);
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use ocl_data::{Source, SourceKind, Split};
+use ocl_train::World;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -153,7 +154,16 @@ fn top1(
     let own: BTreeSet<u32> = names.iter().copied().collect();
     let extractors = [material.extractor()];
     let source = Arc::new(source);
-    let made = extract(&extractors, &source, split, None, material.reading, device, progress)?;
+    let made = extract(
+        &World::One,
+        &extractors,
+        &source,
+        split,
+        None,
+        material.reading,
+        device,
+        progress,
+    )?;
     let Some(features) = made.first().filter(|features| !features.is_empty()) else {
         return Ok(0.0);
     };

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use ocl_data::SourceError;
 use ocl_model::OpenOptions;
-use ocl_train::{Backend, invocation};
+use ocl_train::{Backend, World, invocation};
 use serde::Serialize;
 
 use super::results::{Circumstances, ResultRecord};
@@ -80,7 +80,7 @@ pub fn report(
     let mut preparation = run.preparation();
     preparation.workers = workers.unwrap_or(preparation.workers);
     let (features, reading, features_secs) =
-        features(&preparation, &subjects, &data, &how, device, progress)?;
+        features(&World::One, &preparation, &subjects, &data, &how, device, progress)?;
     let at = Circumstances {
         weights: Some(WeightsRecord::of(&weights)?),
         data: data.record(features[0].train.len(), features[0].test.len()),

@@ -20,6 +20,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bits;
+mod evaluation;
 mod faults;
 mod slurm;
 mod support;

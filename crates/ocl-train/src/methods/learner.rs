@@ -1,6 +1,7 @@
 //! What a run trains: a method's networks, and the two things that a step asks of them.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -27,7 +28,7 @@ pub struct Embedded {
 pub struct Objective {
     /// The loss, `[1]`.
     pub loss: Tensor<1>,
-    /// Gradient of the loss at the rows, of their shape.
+    /// Gradient of the loss at the rows of this process's images, `[n, V, D]`.
     pub gradient: Tensor<3>,
     /// Gradients of parameters that the objective itself goes through: heads that see the whole
     /// batch. Empty for methods that have none.
@@ -36,6 +37,28 @@ pub struct Objective {
     pub figures: PendingFigures,
     /// What effective rank and uniformity are told from, `[N, V, D]`: a row or more for each image.
     pub watched: Tensor<3>,
+}
+
+/// The images of a batch that a process answers for, and how it hears of the others'.
+pub(crate) struct Own<'a> {
+    /// In pieces that do not depend on how many processes there are.
+    pub(crate) pieces: Vec<Range<usize>>,
+    /// Puts the rows that all processes have, `[n, V, D]` each, into one, `[N, V, D]`.
+    pub(crate) gather: &'a dyn Fn(Tensor<3>) -> Tensor<3>,
+}
+
+impl Own<'_> {
+    /// All of them.
+    pub(crate) fn images(&self) -> Range<usize> {
+        let first = self.pieces.first().map_or(0, |piece| piece.start);
+        first..self.pieces.last().map_or(first, |piece| piece.end)
+    }
+
+    /// Their rows of the batch's.
+    pub(crate) fn of(&self, batch: Tensor<3>) -> Tensor<3> {
+        let [_, rows, width] = batch.dims();
+        batch.slice([self.images(), 0..rows, 0..width])
+    }
 }
 
 /// What a run trains: a method's networks with its constants.
@@ -109,14 +132,15 @@ impl Learner {
         }
     }
 
-    /// The loss of the whole batch and its gradient, from what [`Learner::embed`] gave for all
-    /// images, without a graph. Equal to what [`Learner::loss`] and its backward pass give.
-    pub fn objective(&mut self, embedded: Embedded) -> Objective {
+    /// The loss of the whole batch and its gradient at the own images, from what [`Learner::embed`]
+    /// gave for all images, without a graph. Equal to what [`Learner::loss`] and its backward pass
+    /// give.
+    pub(crate) fn objective(&mut self, embedded: Embedded, own: &Own<'_>) -> Objective {
         match self {
-            Self::Ocl(learner) => learner.objective(embedded.rows),
+            Self::Ocl(learner) => learner.objective(embedded.rows, own),
             Self::Mae(learner) => learner.objective(embedded),
             Self::IJepa(learner) => learner.objective(embedded),
-            Self::MocoV3(learner) => learner.objective(embedded),
+            Self::MocoV3(learner) => learner.objective(embedded, own),
         }
     }
 

@@ -19,7 +19,7 @@ use ocl_model::{
 use serde::{Deserialize, Serialize};
 
 use super::figures::feature_spread;
-use super::{Embedded, Objective, Pass, PendingFigures};
+use super::{Embedded, Objective, Own, Pass, PendingFigures};
 use crate::device::batch_tensors;
 use crate::optim::{Clock, NamedGradients, Rates, WarmupCosine, WeightAverage, half_cosine};
 pub use heads::{MocoHead, Statistics};
@@ -203,7 +203,7 @@ impl MocoV3Learner {
 
     /// Contrast of the whole batch, from features without a graph. The heads' batch norms take in
     /// its statistics.
-    pub(super) fn objective(&mut self, embedded: Embedded) -> Objective {
+    pub(super) fn objective(&mut self, embedded: Embedded, own: &Own<'_>) -> Objective {
         let Embedded { rows, beside } = embedded;
         let ([k1, k2], statistics) = self.keys(beside.expect("the averaged encoder's features"));
         self.momentum_head = self
@@ -225,6 +225,7 @@ impl MocoV3Learner {
             + self.contrast(q2, Tensor::from_inner(k1.clone()));
         let mut gradients = loss.backward();
         let gradient = leaf.grad_remove(&mut gradients).expect("the loss depends on the features");
+        let gradient = own.of(gradient);
         let of_heads = NamedGradients::of(gradients, |take| {
             visit_named(&self.head, "head.", take);
             visit_named(&self.predictor, "predictor.", take);

@@ -24,6 +24,7 @@ use crate::optim::{Clock, Rates, WarmupCosine, WeightAverage};
 
 pub use figures::{Figures, PendingFigures};
 pub use ijepa::{IJepa, IJepaLearner, IJepaPredictor};
+pub(crate) use learner::Own;
 pub use learner::{Embedded, Learner, Objective};
 pub use mae::{Mae, MaeDecoder, MaeLearner};
 pub use moco_v3::{MocoHead, MocoV3, MocoV3Learner, Statistics};

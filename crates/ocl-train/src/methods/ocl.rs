@@ -1,12 +1,16 @@
 //! Occlusion-based contrastive learning: kept patches, two views, one encoder, one loss.
 
+use std::ops::Range;
+
 use burn::tensor::{Int, Tensor};
 use ocl_data::{Batch, Keep};
-use ocl_loss::{TspSimilarity, agreement, contrastive_gradient, contrastive_loss};
+use ocl_loss::{
+    ContrastiveShare, TspSimilarity, agreement, contrastive_gradient, contrastive_loss,
+};
 use ocl_model::{Vit, VitConfig};
 use serde::{Deserialize, Serialize};
 
-use super::{Objective, Pass, PendingFigures, share_masked};
+use super::{Objective, Own, Pass, PendingFigures, share_masked};
 use crate::device::batch_tensors;
 use crate::optim::NamedGradients;
 
@@ -157,11 +161,23 @@ impl OclLearner {
         self.encoder.views(patches, positions) // [N, 2, D]
     }
 
-    pub(super) fn objective(&self, embeddings: Tensor<3>) -> Objective {
-        let (mut losses, mut gradients, mut agreements) = (vec![], vec![], vec![]);
-        for group in self.groups(embeddings.clone()) {
-            let [view_1, view_2] = views(group);
-            agreements.push(agreement(view_1.clone(), view_2.clone()));
+    pub(super) fn objective(&self, embeddings: Tensor<3>, own: &Own<'_>) -> Objective {
+        let groups = self.groups(embeddings.clone());
+        let agreements = groups.iter().cloned().map(views).map(|[a, b]| agreement(a, b)).collect();
+        let (loss, gradient) = match &own.pieces[..] {
+            [all] if all.len() == embeddings.dims()[0] => self.contrast(groups),
+            pieces => self.contrast_own(groups, pieces, own.gather),
+        };
+        let mut figures = PendingFigures::default();
+        figures.add(&["views/alignment", "views/positive", "views/negative"], mean(agreements));
+        let of_heads = NamedGradients::default();
+        Objective { loss, gradient, of_heads, figures, watched: embeddings }
+    }
+
+    /// The loss of all groups and its gradient, `[N, 2, D]`.
+    fn contrast(&self, groups: Vec<Tensor<3>>) -> (Tensor<1>, Tensor<3>) {
+        let (mut losses, mut gradients) = (vec![], vec![]);
+        for [view_1, view_2] in groups.into_iter().map(views) {
             let found = contrastive_gradient(&self.ocl.similarity(), view_1, view_2);
             losses.push(found.loss);
             gradients.push(Tensor::stack(vec![found.view_1, found.view_2], 1)); // [G, 2, D]
@@ -170,10 +186,44 @@ impl OclLearner {
             1 => gradients.remove(0),
             groups => Tensor::cat(gradients, 0).div_scalar(groups as f64), // [N, 2, D]
         };
-        let mut figures = PendingFigures::default();
-        figures.add(&["views/alignment", "views/positive", "views/negative"], mean(agreements));
-        let of_heads = NamedGradients::default();
-        Objective { loss: mean(losses), gradient, of_heads, figures, watched: embeddings }
+        (mean(losses), gradient)
+    }
+
+    /// The same, where each process computes the rows and columns of its own images: the gradient is
+    /// at these, `[n, 2, D]`.
+    fn contrast_own(
+        &self,
+        groups: Vec<Tensor<3>>,
+        pieces: &[Range<usize>],
+        gather: &dyn Fn(Tensor<3>) -> Tensor<3>,
+    ) -> (Tensor<1>, Tensor<3>) {
+        let (count, group) = (groups.len(), groups[0].dims()[0]);
+        let mut shares = vec![];
+        for (number, embeddings) in groups.into_iter().enumerate() {
+            let images = number * group..(number + 1) * group;
+            let within = |piece: &Range<usize>| {
+                let (start, end) = (piece.start.max(images.start), piece.end.min(images.end));
+                (start < end).then(|| start - images.start..end - images.start)
+            };
+            let own: Vec<Range<usize>> = pieces.iter().filter_map(within).collect();
+            if !own.is_empty() {
+                let [view_1, view_2] = views(embeddings);
+                let share = ContrastiveShare::new(self.ocl.similarity(), view_1, view_2);
+                shares.push((images, share, own));
+            }
+        }
+        let terms = shares.iter().flat_map(|(_, share, own)| {
+            own.iter().map(|images| share.terms(images.clone())) // [n, 3]
+        });
+        let terms = gather(Tensor::cat(terms.collect(), 0).unsqueeze_dim(1)); // [N, 1, 3]
+        let terms: Tensor<2> = terms.squeeze_dim(1);
+        let gradients = shares.iter().flat_map(|(group, share, own)| {
+            let terms = terms.clone().slice([group.clone(), 0..3]); // [G, 3]
+            own.iter().map(move |images| share.gradient(images.clone(), &terms)) // [n, 2, D]
+        });
+        let gradient = Tensor::cat(gradients.collect(), 0).div_scalar(count as f64);
+        // Groups are of one size: the mean over all images is the mean of the groups.
+        (ContrastiveShare::loss(terms), gradient)
     }
 
     /// Embeddings of a batch, `[N, 2, D]`, by groups that are contrasted.

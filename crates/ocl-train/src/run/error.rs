@@ -123,7 +123,7 @@ pub enum TrainError {
 impl TrainError {
     /// The error with its causes, in one line.
     pub(super) fn in_words(&self) -> String {
-        in_words(self)
+        ocl_data::in_words(self)
     }
 }
 
@@ -131,15 +131,4 @@ fn sample_list(samples: &[u64]) -> String {
     let shown: Vec<String> = samples.iter().take(16).map(u64::to_string).collect();
     let more = samples.len().saturating_sub(16);
     if more == 0 { shown.join(" ") } else { format!("{} and {more} more", shown.join(" ")) }
-}
-
-/// An error with its causes, in one line.
-pub(super) fn in_words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -5,10 +5,10 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ocl_data::{Batch, Findings, Loader, LoaderError, Source};
+use ocl_data::{Batch, Findings, Loader, LoaderError, Source, in_words};
 use serde::{Deserialize, Serialize};
 
-use super::error::{TrainError, in_words};
+use super::error::TrainError;
 use super::stored::Stored;
 use crate::config::Plan;
 use crate::world::{Elsewhere, World, WorldError};
@@ -64,11 +64,10 @@ pub(super) fn turn(
             None
         }
     };
-    let words = world.exchange(word);
+    let mut words = world.exchange(word);
     let mut findings = Findings::default();
-    for word in &words {
-        findings.tried += word.findings.tried;
-        findings.bad.extend_from_slice(&word.findings.bad);
+    for word in &mut words {
+        findings.extend(std::mem::take(&mut word.findings));
     }
     if let Err(error) = loader.note(&findings) {
         if matches!(error, LoaderError::TooManyBad { .. }) {
@@ -99,7 +98,7 @@ pub(super) fn turn(
 ///
 /// # Errors
 /// [`WorldError::Different`] naming the first that does not.
-pub fn check_alike(world: &World, plan: &Plan, source: &Source) -> Result<(), WorldError> {
+pub fn check_alike(world: &World, data: &str, source: &Source) -> Result<(), WorldError> {
     if world.size() == 1 {
         return Ok(());
     }
@@ -109,7 +108,7 @@ pub fn check_alike(world: &World, plan: &Plan, source: &Source) -> Result<(), Wo
         ("program".to_owned(), program()),
         ("arguments".to_owned(), format!("{arguments:?}")),
         ("processor features".to_owned(), processor()),
-        (format!("images in {}", plan.data.path), source.len().to_string()),
+        (format!("images in {data}"), source.len().to_string()),
         ("names and labels of these, as CRC-32,".to_owned(), names(source)),
     ])
 }

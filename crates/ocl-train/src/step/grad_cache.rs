@@ -5,8 +5,8 @@
 //! encoding again with a graph (GradCache, arXiv 2101.06983). Every image is contrasted with all
 //! others. A loss that is a mean over images needs none of this: each is encoded once.
 //!
-//! Several processes take a share of the images each. They gather the embeddings, so that each has
-//! the whole batch's loss and its gradient at its own rows, and sum the networks' gradients.
+//! Several processes take a share of the images each. They gather the embeddings, compute the loss
+//! and its gradient at their own rows, and sum the networks' gradients.
 
 use std::ops::Range;
 
@@ -16,7 +16,7 @@ use ocl_data::Batch;
 use super::MicroBatches;
 use super::micro_batches::Cut;
 use super::tree::GradientTree;
-use crate::methods::{Embedded, Learner, Objective};
+use crate::methods::{Embedded, Learner, Objective, Own};
 use crate::optim::NamedGradients;
 use crate::world::{World, tree};
 
@@ -66,6 +66,21 @@ impl<'a> Share<'a> {
         let gather = |rows| self.world.rows(rows);
         Embedded { rows: gather(own.rows), beside: own.beside.map(gather) }
     }
+
+    /// The objective of what all processes embedded.
+    fn objective(&self, learner: &mut Learner, embedded: Embedded) -> Objective {
+        let pieces = self.parts.clone().map(|part| {
+            let image = |micro: usize| {
+                self.first_image
+                    .saturating_add(micro.saturating_mul(self.micro.size))
+                    .min(self.images)
+            };
+            let own = self.of_part(part);
+            image(own.start)..image(own.end)
+        });
+        let own = Own { pieces: pieces.collect(), gather: &|rows| self.world.rows(rows) };
+        learner.objective(embedded, &own)
+    }
 }
 
 /// What a batch gives: its objective, and the gradients of all parameters. `batch` is this
@@ -106,12 +121,10 @@ fn of_whole(learner: &mut Learner, share: &Share<'_>, mut cut: Cut) -> (Objectiv
     drop(without_graph);
 
     let [_, rows, width] = embedded.rows.dims();
-    let mut objective = learner.objective(embedded);
+    let mut objective = share.objective(learner, embedded);
     let sum = share.sum(|i| {
         let encoded = graphs.pop().unwrap_or_else(|| learner.embed_again(cut.get(i)));
-        let images = cut.images(i);
-        let images = share.first_image + images.start..share.first_image + images.end;
-        let slope = objective.gradient.clone().slice([images, 0..rows, 0..width]);
+        let slope = objective.gradient.clone().slice([cut.images(i), 0..rows, 0..width]);
         let gradients = (encoded * Tensor::from_inner(slope)).sum().backward();
         NamedGradients::of(gradients, |take| learner.visit(take))
     });
@@ -132,7 +145,8 @@ fn of_mean(learner: &mut Learner, share: &Share<'_>, mut cut: Cut) -> (Objective
         NamedGradients::of(gradients, |take| learner.visit(take))
     });
     embedded.reverse();
-    (learner.objective(share.gathered(joined(embedded))), sum)
+    let embedded = share.gathered(joined(embedded));
+    (share.objective(learner, embedded), sum)
 }
 
 fn inner(embedded: Embedded) -> Embedded {

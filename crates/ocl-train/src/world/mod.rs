@@ -218,6 +218,15 @@ impl World {
         Tensor::from_data(TensorData::new(all, [rows, views, width]), &device)
     }
 
+    /// Values of all processes, in order, in the root; the others get none.
+    pub fn to_root(&self, own: Vec<f32>) -> Vec<f32> {
+        match self {
+            Self::One => own,
+            #[cfg(feature = "mpi")]
+            Self::Mpi(mpi) => mpi.to_root(&own),
+        }
+    }
+
     fn values(&self, own: Vec<f32>) -> Vec<f32> {
         match self {
             Self::One => own,

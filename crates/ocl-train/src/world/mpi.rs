@@ -161,17 +161,38 @@ impl Mpi {
     /// Values of all processes, in order.
     pub(super) fn values(&self, own: &[f32]) -> Vec<f32> {
         self.timed(|| {
-            let lengths = self.words(&(own.len() as u64).to_le_bytes());
-            let length = |word: &Vec<u8>| {
-                let bytes = word.as_slice().try_into().expect("a word of 8 bytes");
-                u64::from_le_bytes(bytes) as usize
-            };
-            let (counts, places, total) = layout(lengths.iter().map(length));
+            let (counts, places, total) = layout(self.lengths(own).into_iter());
             let mut all = vec![0.0f32; total];
             let mut into = PartitionMut::new(&mut all[..], counts, places);
             self.comm.all_gather_varcount_into(own, &mut into);
             all
         })
+    }
+
+    /// The same in the root alone.
+    pub(super) fn to_root(&self, own: &[f32]) -> Vec<f32> {
+        self.timed(|| {
+            let (counts, places, total) = layout(self.lengths(own).into_iter());
+            let root = self.comm.process_at_rank(0);
+            if self.rank != 0 {
+                root.gather_varcount_into(own);
+                return vec![];
+            }
+            let mut all = vec![0.0f32; total];
+            let mut into = PartitionMut::new(&mut all[..], counts, places);
+            root.gather_varcount_into_root(own, &mut into);
+            all
+        })
+    }
+
+    /// How many values each process has.
+    fn lengths(&self, own: &[f32]) -> Vec<usize> {
+        let lengths = self.words(&(own.len() as u64).to_le_bytes());
+        let length = |word: &Vec<u8>| {
+            let bytes = word.as_slice().try_into().expect("a word of 8 bytes");
+            u64::from_le_bytes(bytes) as usize
+        };
+        lengths.iter().map(length).collect()
     }
 
     /// The sum of all nodes of a tree: `own` are this process's, `nodes` those of each process.

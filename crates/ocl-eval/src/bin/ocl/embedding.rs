@@ -1,9 +1,11 @@
 //! The commands `embed` and `neighbours`.
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use burn::tensor::Device;
 use clap::Args;
 use ocl_data::{Source, SourceKind, Split, decode};
 use ocl_eval::{
@@ -11,8 +13,12 @@ use ocl_eval::{
     embed, feature_of, nearest, read_features, write_grid,
 };
 use ocl_model::{OpenOptions, Pooling};
+use ocl_train::{World, check_alike};
 
+use crate::launching::Stop;
 use crate::options::{Common, SplitArgs, tell_network, tell_passed_over};
+use crate::print;
+use crate::ranks::{self, RanksArgs, in_words};
 
 #[derive(Args, Debug)]
 pub(crate) struct EncoderArgs {
@@ -55,6 +61,8 @@ pub(crate) struct EmbedArgs {
     /// mean for weights that want it]
     #[arg(long)]
     what: Option<Embedding>,
+    #[command(flatten)]
+    ranks: RanksArgs,
 }
 
 #[derive(Args, Debug)]
@@ -82,43 +90,62 @@ pub(crate) struct NeighboursArgs {
 }
 
 /// An encoder and the images it is shown.
-fn open(args: &EncoderArgs, data: &str) -> Result<(Encoder, Arc<Source>)> {
-    let device = args.common.backend.device()?;
+fn open(
+    world: &World,
+    args: &EncoderArgs,
+    data: &str,
+    device: &Device,
+) -> Result<(Encoder, Arc<Source>)> {
     let (run, weights) = (args.run.as_deref(), args.weights.as_deref());
     let (heads, prefix) = (args.heads, args.prefix.clone());
     let options = OpenOptions { heads, image_px: None, prefix };
-    let mut encoder = choose_encoder(run, weights, &options, &device)?;
-    tell_network(&encoder);
+    let mut encoder = choose_encoder(run, weights, &options, device)?;
     let workers = &mut encoder.preparation.workers;
     *workers = args.common.workers.unwrap_or(*workers);
     let split = if args.test { Split::Test } else { Split::Train };
     let source = Source::open_named(data, args.data_kind, split, &args.splits.names(None))?;
-    tell_passed_over(&source);
+    if world.is_root() {
+        tell_network(&encoder);
+        tell_passed_over(&source);
+    }
     Ok((encoder, Arc::new(source)))
 }
 
 /// Runs `embed`.
-pub(crate) fn run_embed(args: &EmbedArgs) -> Result<()> {
-    let device = args.encoder.common.backend.device()?;
+pub(crate) fn run_embed(args: &EmbedArgs) -> Result<ExitCode> {
+    let shared = |world: &World| embed_shared(world, args);
+    ranks::run(args.ranks.ranks, Stop::AtOnce, shared, |(done, images)| {
+        if done > 0 {
+            print(&format!("{done} images were there already\n"));
+        }
+        print(&format!("{images} images in {}, with their names\n", args.out.display()));
+        Ok(0)
+    })
+}
+
+/// Embeds as one of several processes; the images that were there already, and all.
+fn embed_shared(world: &World, args: &EmbedArgs) -> Result<(usize, usize)> {
+    let backend = args.encoder.common.backend;
+    let device = ranks::device(world, args.ranks.ranks, backend);
+    let device = world.together(device, in_words)?;
+    let opened = open(world, &args.encoder, &args.data, &device);
     let (Encoder { vit, pooling, weights, preparation, .. }, source) =
-        open(&args.encoder, &args.data)?;
-    let reading = preparation.reading(default_encode_batch(args.encoder.common.backend));
-    let digest = WeightsRecord::of(&weights)?.sha256;
-    let what = args.what.unwrap_or(Embedding::Pooled(pooling));
-    let mut progress = Progress::stderr();
-    let done = embed(&vit, what, &source, &reading, &digest, &args.out, &device, &mut progress)?;
-    if done > 0 {
-        println!("{done} images were there already");
-    }
-    println!("{} images in {}, with their names", source.len(), args.out.display());
-    Ok(())
+        world.together(opened, in_words)?;
+    check_alike(world, &args.data, &source)?;
+    let reading = preparation.reading(default_encode_batch(backend));
+    let digest = world.together(WeightsRecord::of(&weights), ocl_data::in_words)?;
+    world.alike(vec![("weights".to_owned(), digest.sha256.clone())])?;
+    let (what, key) = (args.what.unwrap_or(Embedding::Pooled(pooling)), &digest.sha256);
+    let mut progress = if world.is_root() { Progress::stderr() } else { Progress::silent() };
+    let done = embed(world, &vit, what, &source, &reading, key, &args.out, &device, &mut progress)?;
+    Ok((done, source.len()))
 }
 
 /// Runs `neighbours`.
 pub(crate) fn run_neighbours(args: &NeighboursArgs) -> Result<()> {
     let device = args.encoder.common.backend.device()?;
     let (Encoder { vit, pooling, weights, preparation, .. }, source) =
-        open(&args.encoder, &args.data)?;
+        open(&World::One, &args.encoder, &args.data, &device)?;
     let reading = preparation.reading(default_encode_batch(args.encoder.common.backend));
     let pooling = args.pool.unwrap_or(pooling);
     let mut progress = Progress::stderr();
@@ -131,7 +158,7 @@ pub(crate) fn run_neighbours(args: &NeighboursArgs) -> Result<()> {
             let file = folder.join("features.npy");
             let what = Embedding::Pooled(pooling);
             let key = weights.display().to_string();
-            embed(&vit, what, &source, &reading, &key, &file, &device, &mut progress)?;
+            embed(&World::One, &vit, what, &source, &reading, &key, &file, &device, &mut progress)?;
             let bank = read_features(&file);
             std::fs::remove_dir_all(&folder)?;
             bank?

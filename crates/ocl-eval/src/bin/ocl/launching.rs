@@ -17,13 +17,22 @@ const AGAIN: Duration = Duration::from_secs(2);
 /// Signals this close together are one.
 const ONE: Duration = Duration::from_millis(200);
 
+/// What a wish to stop makes of the processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// They end in a checkpoint after the step that they are at.
+    AfterStep,
+    /// They end at once.
+    AtOnce,
+}
+
 /// Runs the command that was typed as so many processes of this machine.
-pub(crate) fn run(ranks: usize) -> Result<ExitCode> {
+pub(crate) fn run(ranks: usize, stop: Stop) -> Result<ExitCode> {
     if !cfg!(feature = "mpi") {
         bail!(
             "this program was built without MPI, which starts several processes; {INSTALL} with the \
-             cargo feature `mpi`: cargo xtask pretrain --ranks {ranks} does, and so does cargo \
-             install --path crates/ocl-eval --features mpi"
+             cargo feature `mpi`: cargo xtask with --ranks {ranks} does, and so does cargo install \
+             --path crates/ocl-eval --features mpi"
         );
     }
     let program = std::env::current_exe().context("cannot find this program")?;
@@ -44,7 +53,7 @@ pub(crate) fn run(ranks: usize) -> Result<ExitCode> {
         }
         child => child.context("cannot start mpirun")?,
     };
-    hand_on_signals(&child)?;
+    hand_on_signals(&child, stop)?;
     let status = child.wait().context("cannot wait for mpirun")?;
     let told = std::fs::read_to_string(&code_file).ok();
     // There is none where the processes did not come to their end.
@@ -97,7 +106,7 @@ fn apart(command: &mut Command) -> &mut Command {
 
 /// The first Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 asks the processes for a checkpoint; a second one of
 /// the first three ends them, as SIGQUIT does.
-fn hand_on_signals(child: &Child) -> Result<()> {
+fn hand_on_signals(child: &Child, stop: Stop) -> Result<()> {
     static ASKED: AtomicBool = AtomicBool::new(false);
     let child = child.id();
     let ask = move || {
@@ -112,7 +121,9 @@ fn hand_on_signals(child: &Child) -> Result<()> {
     };
     let mut first = None::<Instant>;
     ctrlc::set_handler(move || {
-        if !ASKED.swap(true, Ordering::SeqCst) {
+        if stop == Stop::AtOnce {
+            tell(child, true);
+        } else if !ASKED.swap(true, Ordering::SeqCst) {
             first = Some(Instant::now());
             ask();
         } else if first.is_none_or(|first| first.elapsed() > ONE) {

@@ -15,6 +15,7 @@ mod planning;
 mod predicting;
 mod prepared;
 mod pretraining;
+mod ranks;
 mod results;
 
 use std::fmt::Write as _;
@@ -80,12 +81,19 @@ fn main() -> ExitCode {
     // Usage lines show what was typed.
     let typed = Cli::command().bin_name(invocation()).get_matches();
     let cli = Cli::from_arg_matches(&typed).unwrap_or_else(|error| error.exit());
-    let alone = !matches!(cli.command, Command::Pretrain(_));
+    let alone = !matches!(
+        cli.command,
+        Command::Pretrain(_)
+            | Command::Eval(_)
+            | Command::EvalLinear(_)
+            | Command::EvalKnn(_)
+            | Command::Embed(_)
+    );
     let result = match cli.command {
         _ if alone && Launched::from_environment().is_some_and(|launched| launched.count > 1) => {
             Err(anyhow!(
-                "a launcher started several processes, which only pretrain shares its work among; \
-                 start other commands without it"
+                "a launcher started several processes, which only pretrain, eval, eval-linear, eval-knn \
+                 and embed share their work among; start other commands without it"
             ))
         }
         Command::Pretrain(args) => pretraining::run(&args),
@@ -97,11 +105,11 @@ fn main() -> ExitCode {
         }),
         Command::Recipes(args) => pretraining::recipes(&args).map(done),
         Command::Report(args) => measuring::write_report(&args).map(done),
-        Command::Eval(args) => measuring::suite(&args).map(done),
-        Command::EvalLinear(args) => measuring::linear(&args).map(done),
-        Command::EvalKnn(args) => measuring::knn(&args).map(done),
+        Command::Eval(args) => measuring::suite(&args),
+        Command::EvalLinear(args) => measuring::linear(&args),
+        Command::EvalKnn(args) => measuring::knn(&args),
         Command::Predict(args) => predicting::run(&args).map(done),
-        Command::Embed(args) => embedding::run_embed(&args).map(done),
+        Command::Embed(args) => embedding::run_embed(&args),
         Command::Neighbours(args) => embedding::run_neighbours(&args).map(done),
         Command::Export(args) => exchange::export(&args).map(done),
         Command::Import(args) => exchange::import(&args).map(done),

@@ -1,18 +1,21 @@
 //! The commands `eval`, `eval-linear`, `eval-knn` and `report`.
 
 use std::path::Path;
+use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use ocl_eval::{
     EvalRecipe, Findings, Progress, Protocol, ResultRecord, Run, ShiftedSet, append_results,
     report, results_file, results_text,
 };
+use ocl_train::World;
 
+use crate::launching::Stop;
 use crate::options::{Common, KnnArgs, LinearArgs, ReportArgs, SubjectArgs, SuiteArgs};
 use crate::prepared::Prepared;
-use crate::print;
+use crate::{print, ranks};
 
-pub(crate) fn suite(args: &SuiteArgs) -> Result<()> {
+pub(crate) fn suite(args: &SuiteArgs) -> Result<ExitCode> {
     let mut recipe = EvalRecipe::load(args.constants.recipe.as_deref(), &args.constants.overrides)?;
     if let Some(sets) = &args.sets {
         recipe.shifted = ShiftedSet::load(sets)?;
@@ -36,7 +39,7 @@ pub(crate) fn suite(args: &SuiteArgs) -> Result<()> {
     measure(&args.common, &args.subject, &recipe, &protocols, args.seeds)
 }
 
-pub(crate) fn linear(args: &LinearArgs) -> Result<()> {
+pub(crate) fn linear(args: &LinearArgs) -> Result<ExitCode> {
     let mut recipe = EvalRecipe::load(args.constants.recipe.as_deref(), &args.constants.overrides)?;
     if let Some(base_lr) = args.base_lr {
         (recipe.linear_mae.base_lr, recipe.linear_mae.least_peak_lr) = (base_lr, 0.0);
@@ -46,7 +49,7 @@ pub(crate) fn linear(args: &LinearArgs) -> Result<()> {
     measure(&args.common, &args.subject, &recipe, &[protocol], args.seeds)
 }
 
-pub(crate) fn knn(args: &KnnArgs) -> Result<()> {
+pub(crate) fn knn(args: &KnnArgs) -> Result<ExitCode> {
     let mut recipe = EvalRecipe::load(args.constants.recipe.as_deref(), &args.constants.overrides)?;
     if !args.k.is_empty() {
         recipe.knn.k.clone_from(&args.k);
@@ -61,29 +64,32 @@ fn measure(
     recipe: &EvalRecipe,
     protocols: &[Protocol],
     seeds: u64,
-) -> Result<()> {
+) -> Result<ExitCode> {
     // Before the features, which can take long.
     for protocol in protocols {
         protocol.check(recipe)?;
     }
-    let prepared = Prepared::new(common, args)?;
-    let mut progress = Progress::stderr();
-    let mut records = Vec::new();
-    for &protocol in protocols {
-        if let Some(note) = prepared.note(protocol, recipe) {
-            eprintln!("{note}");
+    let features = |world: &World| Prepared::new(world, common, args);
+    ranks::run(args.ranks.ranks, Stop::AtOnce, features, |prepared| {
+        let prepared = prepared.context("the root has the features")?;
+        let mut progress = Progress::stderr();
+        let mut records = Vec::new();
+        for &protocol in protocols {
+            if let Some(note) = prepared.note(protocol, recipe) {
+                eprintln!("{note}");
+            }
+            let record = prepared.measure(protocol, recipe, seeds, &mut progress)?;
+            // At once: the next protocol may take hours, or be interrupted.
+            let kept = append_results(&prepared.folder, std::slice::from_ref(&record));
+            records.push(record);
+            if kept.is_err() {
+                // A full disk should not cost the figures.
+                print(&results_text(&records));
+            }
+            kept?;
         }
-        let record = prepared.measure(protocol, recipe, seeds, &mut progress)?;
-        // At once: the next protocol may take hours, or be interrupted.
-        let kept = append_results(&prepared.folder, std::slice::from_ref(&record));
-        records.push(record);
-        if kept.is_err() {
-            // A full disk should not cost the figures.
-            print(&results_text(&records));
-        }
-        kept?;
-    }
-    show(&records, &prepared.folder, common.json)
+        show(&records, &prepared.folder, common.json).map(|()| 0)
+    })
 }
 
 pub(crate) fn show(records: &[ResultRecord], folder: &Path, json: bool) -> Result<()> {

@@ -8,6 +8,8 @@ use ocl_eval::{Encoder, REPORT_LIMITS};
 use ocl_model::Pooling;
 use ocl_train::Backend;
 
+use crate::ranks::RanksArgs;
+
 #[derive(Args, Debug)]
 pub(crate) struct Common {
     /// Backend that computes; it must have been compiled in
@@ -109,6 +111,8 @@ pub(crate) struct SubjectArgs {
     /// Where results.jsonl is [default: the run folder, or beside the weights]
     #[arg(long, value_name = "FOLDER")]
     pub(crate) results: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) ranks: RanksArgs,
 }
 
 #[derive(Args, Debug)]

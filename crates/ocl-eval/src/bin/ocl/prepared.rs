@@ -11,8 +11,10 @@ use ocl_eval::{
     choose_encoder, default_encode_batch, features, prepare_results,
 };
 use ocl_model::{OpenOptions, Pooling, Vit};
+use ocl_train::{World, check_alike};
 
 use crate::options::{Common, SubjectArgs, tell_network, tell_passed_over};
+use crate::ranks::{self, in_words};
 
 /// A subject with the features of both splits.
 pub(crate) struct Prepared {
@@ -42,7 +44,12 @@ pub(crate) struct Chosen {
 
 impl Chosen {
     /// The subject that the options name.
-    pub(crate) fn new(common: &Common, args: &SubjectArgs, device: &Device) -> Result<Self> {
+    pub(crate) fn new(
+        world: &World,
+        common: &Common,
+        args: &SubjectArgs,
+        device: &Device,
+    ) -> Result<Self> {
         let run = || args.run.as_deref().map(Run::open).transpose()?.context("--run is not given");
         let mut chosen = if args.raw_pixels || args.untrained {
             let run = run()?;
@@ -54,7 +61,9 @@ impl Chosen {
             let options = OpenOptions { heads, image_px, prefix };
             let (run, weights) = (args.run.as_deref(), args.weights.as_deref());
             let encoder = choose_encoder(run, weights, &options, device)?;
-            tell_network(&encoder);
+            if world.is_root() {
+                tell_network(&encoder);
+            }
             let Encoder { vit, pooling, preparation, weights, run, .. } = encoder;
             let subject = Subject::Trained(Box::new(vit));
             Self { subject, preparation, pool: Some(pooling), weights: Some(weights), run }
@@ -66,11 +75,12 @@ impl Chosen {
 }
 
 impl Prepared {
-    /// Opens everything and makes the features.
-    pub(crate) fn new(common: &Common, args: &SubjectArgs) -> Result<Self> {
-        let device = common.backend.device()?;
-        let Chosen { subject, preparation, pool, weights, run } =
-            Chosen::new(common, args, &device)?;
+    /// Opens everything and makes the features; the root alone has them in the end.
+    pub(crate) fn new(world: &World, common: &Common, args: &SubjectArgs) -> Result<Option<Self>> {
+        let device = ranks::device(world, args.ranks.ranks, common.backend);
+        let device = world.together(device, in_words)?;
+        let chosen = world.together(Chosen::new(world, common, args, &device), in_words)?;
+        let Chosen { subject, preparation, pool, weights, run } = chosen;
         let plan = run.as_ref().map(|run| &run.plan.data);
         let trained = matches!(subject, Subject::Trained(_));
         let crops = plan.filter(|_| trained).map(|plan| [plan.crop_scale, plan.crop_ratio]);
@@ -82,9 +92,14 @@ impl Prepared {
         let path = args.data.as_deref().or(plan.map(|plan| plan.path.as_str()));
         let planned = plan.filter(|_| args.data.is_none()).map(|plan| &plan.splits);
         let names = args.splits.names(planned);
-        let data = Labelled::open(path.context("--data is not given")?, kind, &names)?;
+        let path = path.context("--data is not given")?;
+        let data = Labelled::open(path, kind, &names).map_err(anyhow::Error::from);
+        let data = world.together(data, in_words)?;
         for split in [Split::Train, Split::Test] {
-            tell_passed_over(data.split(split));
+            check_alike(world, path, data.split(split))?;
+            if world.is_root() {
+                tell_passed_over(data.split(split));
+            }
         }
         let folder = match (&args.results, &run, &weights) {
             (Some(folder), ..) => folder.clone(),
@@ -94,15 +109,19 @@ impl Prepared {
                 beside.unwrap_or(Path::new(".")).to_owned()
             }
         };
-        prepare_results(&folder)?;
+        world.on_root(|| Ok(prepare_results(&folder)?), in_words)?;
         let how = Extraction {
             pool: args.pool.or(pool).or(subject.vit().map(Vit::usual_pooling)).unwrap_or_default(),
             encode_batch: args.encode_batch.unwrap_or_else(|| default_encode_batch(common.backend)),
             limits: [args.max_train, args.max_test],
         };
         let subjects = [subject];
+        let mut progress = if world.is_root() { Progress::stderr() } else { Progress::silent() };
         let (made, reading, features_secs) =
-            features(&preparation, &subjects, &data, &how, &device, &mut Progress::stderr())?;
+            features(world, &preparation, &subjects, &data, &how, &device, &mut progress)?;
+        if !world.is_root() {
+            return Ok(None);
+        }
         let [subject] = subjects;
         let splits = made.into_iter().next().context("one subject has one set of features")?;
         let at = Circumstances {
@@ -111,7 +130,7 @@ impl Prepared {
             features_secs,
             backend: common.backend.to_string(),
         };
-        Ok(Self { folder, subject, how, data, splits, reading, at, device, crops })
+        Ok(Some(Self { folder, subject, how, data, splits, reading, at, device, crops }))
     }
 
     /// What is worth knowing before a protocol takes its time.

@@ -13,13 +13,15 @@ use clap::Args;
 use ocl_data::{Source, SourceKind, Split};
 use ocl_model::Precision;
 use ocl_train::{
-    Backend, Chunk, Estimate, INTERRUPTED, Launched, Outcome, Place, Plan, Progress, Recipe, Start,
-    Until, World, check_alike, command_line, pretrain_in, replay, stop_on_signals, summary,
+    Backend, Chunk, Estimate, INTERRUPTED, Outcome, Place, Plan, Progress, Recipe, Start, Until,
+    World, check_alike, command_line, pretrain_in, replay, stop_on_signals, summary,
 };
 
+use crate::launching::Stop;
 use crate::options::{ReportArgs, SplitArgs, word};
 use crate::planning::{fresh, resumed, run_folder};
-use crate::{launching, measuring, print};
+use crate::ranks::{RanksArgs, in_words};
+use crate::{launching, measuring, print, ranks};
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
@@ -90,10 +92,8 @@ pub(crate) struct PretrainArgs {
     /// Loader threads; batches do not depend on it
     #[arg(long)]
     pub(crate) workers: Option<usize>,
-    /// Processes that share each batch, a device or a part of the cores each, started by mpirun; the
-    /// run may go on with another number of them
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub(crate) ranks: Option<u16>,
+    #[command(flatten)]
+    pub(crate) ranks: RanksArgs,
     /// Where run folders are made
     #[arg(long, value_name = "FOLDER", default_value = "runs")]
     pub(crate) out: PathBuf,
@@ -166,46 +166,22 @@ pub(crate) fn recipes(args: &RecipesArgs) -> Result<()> {
 
 /// Trains, then reports what the representation is worth.
 pub(crate) fn run(args: &PretrainArgs) -> Result<ExitCode> {
-    let ranks = args.ranks.map_or(1, usize::from);
-    // A shell inside of a job of Slurm is a step of one process.
-    if ranks > 1 && Launched::from_environment().is_none_or(|launched| launched.count == 1) {
-        return launching::run(ranks);
-    }
-    if !args.dry_run {
+    let ranks = args.ranks.ranks;
+    if !args.dry_run && ranks::wants_launching(ranks).is_none() {
         // Before anything is loaded: stopping is then a matter of the loop, at any moment.
         let say = !launching::is_launched();
         stop_on_signals(&STOP, say).context("cannot listen for Ctrl-C")?;
     }
-    let world = World::join()?;
-    let (root, shared) = (world.is_root(), world.size() > 1);
-    let trained = train(&world, args);
-    if let (Err(error), false) = (&trained, world.has_left()) {
-        // The others wait for this process, and would for ever.
-        let Place { host, .. } = world.place();
-        eprintln!("error: rank {} on {host}: {error:#}; all processes end", world.rank());
-        world.abort(1);
-    }
-    // Before the evaluation: processes that wait for the root's end would keep a core busy each.
-    world.end();
-    match (root, shared) {
-        // What there is to say the root says.
-        (false, _) => Ok(ExitCode::SUCCESS),
-        (true, false) => afterwards(args, trained).map(ExitCode::from),
-        (true, true) => {
-            // The others have gone, and all cores are there again.
-            let pool = rayon::ThreadPoolBuilder::new().build()?;
-            launching::end(pool.install(|| afterwards(args, trained)))
-        }
-    }
-}
-
-/// What follows the training, and the exit code.
-fn afterwards(args: &PretrainArgs, trained: Result<Option<Trained>>) -> Result<u8> {
-    match trained? {
-        Some(Trained { run, finished: true }) => evaluate(args, &run).map(|()| 0),
-        Some(Trained { finished: false, .. }) => Ok(INTERRUPTED),
-        None => Ok(0),
-    }
+    ranks::run(
+        ranks,
+        Stop::AfterStep,
+        |world| train(world, args),
+        |trained| match trained {
+            Some(Trained { run, finished: true }) => evaluate(args, &run).map(|()| 0),
+            Some(Trained { finished: false, .. }) => Ok(INTERRUPTED),
+            None => Ok(0),
+        },
+    )
 }
 
 /// A run that came to its end, or was interrupted.
@@ -216,7 +192,8 @@ struct Trained {
 
 /// Trains as one of the processes; nothing comes of a dry run.
 fn train(world: &World, args: &PretrainArgs) -> Result<Option<Trained>> {
-    let device = world.together(device(world, args), in_words)?;
+    let device = ranks::device(world, args.ranks.ranks, args.backend);
+    let device = world.together(device, in_words)?;
     let (plan, source, start) = agreed(world, args, &device)?;
     world.join_devices(&device)?;
     let (root, plan, backend) = (world.is_root(), &plan, args.backend);
@@ -228,7 +205,7 @@ fn train(world: &World, args: &PretrainArgs) -> Result<Option<Trained>> {
         }
         let mut text = summary(plan, &source, &estimate, backend, &device);
         if world.size() > 1 {
-            let _ = writeln!(text, "{:10}{}", "ranks", ranks(world, plan));
+            let _ = writeln!(text, "{:10}{}", "ranks", who_shares(world, plan));
         }
         if args.dry_run { print(&text) } else { eprint!("{text}") }
     }
@@ -261,15 +238,6 @@ fn train(world: &World, args: &PretrainArgs) -> Result<Option<Trained>> {
     Ok(Some(Trained { run, finished: outcome.finished }))
 }
 
-/// This process's device.
-fn device(world: &World, args: &PretrainArgs) -> Result<Device> {
-    let asked = args.ranks.map_or(world.size(), usize::from);
-    if asked != world.size() {
-        bail!("--ranks {asked}, and the launcher started {}: leave one of them out", world.size());
-    }
-    Ok(args.backend.device_number(world.place().local_rank)?)
-}
-
 /// The root's plan, told to all processes, with the data that each of them sees.
 fn agreed(
     world: &World,
@@ -290,7 +258,7 @@ fn agreed(
         None => elsewhere(&told),
     };
     let (plan, source, start) = world.together(own, in_words)?;
-    check_alike(world, &plan, &source)?;
+    check_alike(world, &plan.data.path, &source)?;
     Ok((plan, source, start))
 }
 
@@ -303,7 +271,7 @@ fn elsewhere(told: &[u8]) -> Result<(Plan, Arc<Source>, Start)> {
 }
 
 /// Who shares a batch, for the summary.
-fn ranks(world: &World, plan: &Plan) -> String {
+fn who_shares(world: &World, plan: &Plan) -> String {
     let Place { host, on_host, .. } = world.place();
     let threads = rayon::current_num_threads();
     let elsewhere = match world.size() - on_host {
@@ -315,10 +283,6 @@ fn ranks(world: &World, plan: &Plan) -> String {
          as many ranks",
         plan.parts
     )
-}
-
-fn in_words(error: &anyhow::Error) -> String {
-    format!("{error:#}")
 }
 
 fn say_outcome(plan: &Plan, run: &Path, outcome: &Outcome) {

@@ -1,0 +1,87 @@
+//! One pass over images that several processes share: each encodes its part of every batch, and the
+//! root gets the rows of all in order.
+
+use std::sync::Arc;
+
+use ocl_data::{Batch, Findings, Loader, LoaderConfig, Source, Split, View, in_words};
+use ocl_train::{Elsewhere, World};
+use serde::{Deserialize, Serialize};
+
+use crate::error::EvalError;
+
+/// What a process says for each batch.
+#[derive(Default, Serialize, Deserialize)]
+struct Word {
+    /// What of the batch could be read; none where the data ends.
+    samples: Option<Vec<u64>>,
+    findings: Findings,
+    fault: Option<Elsewhere>,
+}
+
+/// What all processes made of a batch.
+pub(crate) struct Made {
+    /// The images that could be read, in order.
+    pub(crate) samples: Vec<u64>,
+    /// A row for each of them, by extractor.
+    pub(crate) rows: Vec<Vec<f32>>,
+}
+
+/// Has each process make rows of its part of the images, `config.batch` at a time, and the root
+/// take them. What one process encodes at a time does not depend on how many there are: so the rows
+/// are those of one alone, bit for bit.
+///
+/// # Errors
+/// In all processes, when one of them fails.
+pub(crate) fn in_turns(
+    world: &World,
+    source: &Arc<Source>,
+    split: Split,
+    view: View,
+    config: LoaderConfig,
+    mut make: impl FnMut(&Batch) -> Result<Vec<Vec<f32>>, EvalError>,
+    mut take: impl FnMut(Made) -> Result<(), EvalError>,
+) -> Result<(), EvalError> {
+    let failed = |source| EvalError::Loader { split, source };
+    let (own, all) = (config.batch, config.batch * world.size());
+    let share = world.rank() * own..(world.rank() + 1) * own;
+    let config = LoaderConfig { batch: all, share: Some(share), ..config };
+    let loader = Loader::start(Arc::clone(source), view, config).map_err(failed);
+    let mut loader = world.together(loader, in_words)?;
+    let mut taken: Result<(), EvalError> = Ok(());
+    loop {
+        let made = taken.and_then(|()| {
+            let Some(batch) = loader.next() else { return Ok(None) };
+            let batch = batch.map_err(failed)?;
+            let rows = make(&batch)?;
+            let samples = batch.samples.clone();
+            loader.give_back(batch);
+            Ok(Some((samples, rows)))
+        });
+        let word = Word {
+            samples: made.as_ref().ok().and_then(|made| made.as_ref().map(|made| made.0.clone())),
+            findings: loader.take_findings(),
+            fault: made.as_ref().err().map(|error| Elsewhere::here(world, in_words(error))),
+        };
+        let words = world.exchange(word);
+        let fault = words.iter().find_map(|word| word.fault.clone());
+        let (mut samples, mut findings) = (vec![], Findings::default());
+        for word in words {
+            findings.extend(word.findings);
+            samples.push(word.samples);
+        }
+        if let Some(fault) = fault {
+            world.leave();
+            return made.and(Err(fault.into()));
+        }
+        if let Err(error) = loader.note(&findings) {
+            // All processes find the same.
+            world.leave();
+            return Err(failed(error));
+        }
+        let samples: Option<Vec<Vec<u64>>> = samples.into_iter().collect();
+        let (Some((_, rows)), Some(samples)) = (made?, samples) else { return Ok(()) };
+        let rows = rows.into_iter().map(|rows| world.to_root(rows)).collect();
+        taken =
+            if world.is_root() { take(Made { samples: samples.concat(), rows }) } else { Ok(()) };
+    }
+}
