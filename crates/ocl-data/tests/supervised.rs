@@ -37,6 +37,7 @@ fn config(samples: u32) -> SupervisedConfig {
         workers: 1,
         seed: 3,
         max_bad_share: 0.5,
+        pairs: None,
     }
 }
 
@@ -72,7 +73,7 @@ fn workers_and_where_one_begins_change_nothing() {
     let all = batches(&source, &one, 0..7);
     assert_eq!(all.len(), 7);
     for batch in &all {
-        assert_eq!((batch.images, batch.patches.len()), (10, 10 * 16 * 16 * 3));
+        assert_eq!((batch.places.len(), batch.patches.len()), (10, 10 * 16 * 16 * 3));
         let sums: Vec<f32> = batch.targets.chunks_exact(10).map(|row| row.iter().sum()).collect();
         assert_eq!(sums.len(), 10);
         assert!(sums.iter().all(|sum| (sum - 1.0).abs() < 1e-5), "{sums:?}");
@@ -83,6 +84,31 @@ fn workers_and_where_one_begins_change_nothing() {
         assert!(batches(&source, &many, 0..7) == all, "{workers} workers");
     }
     assert!(batches(&source, &one, 4..7) == all[4..]);
+}
+
+#[test]
+fn processes_that_make_some_pairs_make_the_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = folder(dir.path(), 35, 4);
+    for batch in [10, 9] {
+        let whole = SupervisedConfig { batch, ..config(35) };
+        let expected = batches(&source, &whole, 0..4);
+        for cuts in [vec![0, 5], vec![0, 2, 5], vec![0, 1, 3, 4, 5]] {
+            for (step, expected) in expected.iter().enumerate() {
+                let len = 16 * 16 * 3;
+                for cut in cuts.windows(2) {
+                    let pairs = cut[0]..cut[1];
+                    let config = SupervisedConfig { pairs: Some(pairs.clone()), ..whole.clone() };
+                    let step = step as u64;
+                    let made = batches(&source, &config, step..step + 1).remove(0);
+                    assert_eq!(made, expected.of_pairs(pairs), "{batch}, {cut:?}");
+                    for (patches, place) in made.patches.chunks_exact(len).zip(&made.places) {
+                        assert_eq!(patches, &expected.patches[place * len..][..len]);
+                    }
+                }
+            }
+        }
+    }
 }
 
 #[test]

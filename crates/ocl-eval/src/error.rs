@@ -100,6 +100,9 @@ pub enum EvalError {
     /// Another process failed, of those that share the images.
     #[error(transparent)]
     Elsewhere(#[from] ocl_train::Elsewhere),
+    /// The processes do not come together.
+    #[error(transparent)]
+    World(#[from] ocl_train::WorldError),
     /// The device did not hand values back.
     #[error("cannot read from the device")]
     Device(#[source] burn::tensor::TensorReadError),

@@ -35,7 +35,7 @@ pub use features::{
     Preparation, Run, Splits, Subject, WeightsRecord, choose_encoder, default_encode_batch, embed,
     extract, feature_of, features, geometry, open_encoder, read_features,
 };
-pub use finetune::{FinetunePlan, FinetuneRecipe, finetune};
+pub use finetune::{FinetunePlan, FinetuneRecipe, Finetuned, finetune};
 pub use heads::{BatchNorm, Head, Lars};
 pub use predict::{PredictOptions, Predicted, PredictionFormat, predict};
 pub use progress::Progress;

@@ -33,7 +33,7 @@ pub fn agreement(view_1: Tensor<2>, view_2: Tensor<2>) -> Tensor<1> {
 mod tests {
     use super::*;
     use crate::draw::draw;
-    use burn::tensor::{Device, Int, TensorData};
+    use burn::tensor::{Device, Int};
 
     #[test]
     fn agreement_is_that_of_the_pairs() {

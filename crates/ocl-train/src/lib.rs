@@ -45,5 +45,5 @@ pub use run::{
     Capture, CheckpointError, INTERRUPTED, Outcome, Replay, RunLock, Start, TrainError, Until,
     check_alike, pretrain, pretrain_in, replace_file, replay, stop_on_signals,
 };
-pub use step::{MicroBatches, Readback, Reading, StepOutput, Trainer};
+pub use step::{MicroBatches, Readback, Reading, StepOutput, Trainer, parts_of, sum_of_parts};
 pub use world::{Elsewhere, Launched, Place, World, WorldError};

@@ -58,6 +58,7 @@ const ALLOWANCE: f64 = 10.0;
 const ALL_BAD: u64 = 20;
 
 /// Counts and writes down unreadable images.
+#[derive(Debug)]
 pub(super) struct Quarantine {
     file: Option<(PathBuf, File)>,
     /// Samples that the file already names.

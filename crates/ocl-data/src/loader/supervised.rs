@@ -41,12 +41,23 @@ pub struct SupervisedConfig {
     pub seed: u64,
     /// The share of unreadable images, 0 to 1, above which the loader stops.
     pub max_bad_share: f64,
+    /// Of each batch, only the images `i` and `N - 1 - i` for these `i`, which are mixed with one
+    /// another: what one of several processes makes. All processes together make the batch.
+    pub pairs: Option<Range<usize>>,
 }
 
 impl SupervisedConfig {
     /// Steps of an epoch; the last, partial batch is left out.
     pub fn steps_per_epoch(&self) -> u64 {
         self.samples.len().checked_div(self.batch).unwrap_or(0) as u64
+    }
+
+    /// Places in the batch of the images that are made, in order.
+    fn places(&self) -> Vec<usize> {
+        let (n, half) = (self.batch, self.batch.div_ceil(2));
+        let pairs = self.pairs.clone().unwrap_or(0..half);
+        let partners = (n - pairs.end).max(half)..n - pairs.start;
+        pairs.chain(partners).collect()
     }
 
     fn check(&self, source: &Source) -> Result<(), LoaderError> {
@@ -60,6 +71,10 @@ impl SupervisedConfig {
         if self.steps_per_epoch() == 0 {
             let (batch, samples) = (self.batch, self.samples.len());
             return fault("batch", format!("{batch} must be 1 to the {samples} samples"));
+        }
+        let half = self.batch.div_ceil(2);
+        if let Some(pairs) = self.pairs.as_ref().filter(|p| p.is_empty() || p.end > half) {
+            return fault("pairs", format!("{pairs:?} are not among the {half} of a batch"));
         }
         let Some(labels) = source.labels() else {
             return fault("source", "has no labels".into());
@@ -78,25 +93,49 @@ impl SupervisedConfig {
 }
 
 /// A batch with labels.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct SupervisedBatch {
     /// `[N, L, P * P * 3]`: all patches in row-major order, normalised; inside a patch row, column,
     /// channel.
     pub patches: Vec<f32>,
     /// `[N, C]`: the share of each class in each image; a row sums to 1.
     pub targets: Vec<f32>,
-    /// `N`.
-    pub images: usize,
+    /// The images' places in the whole batch, in order; `N` of them.
+    pub places: Vec<usize>,
+}
+
+impl SupervisedBatch {
+    /// The images of some of its pairs, counted from its first: `i` and `N - 1 - i` of it.
+    pub fn of_pairs(&self, pairs: Range<usize>) -> Self {
+        let n = self.places.len();
+        let partners = (n - pairs.end).max(pairs.end)..n - pairs.start;
+        let take = |values: &[f32]| {
+            let len = values.len() / n;
+            let of = |images: &Range<usize>| &values[images.start * len..images.end * len];
+            [of(&pairs), of(&partners)].concat()
+        };
+        let (patches, targets) = (take(&self.patches), take(&self.targets));
+        let places = [&self.places[pairs.clone()], &self.places[partners.clone()]].concat();
+        Self { patches, targets, places }
+    }
 }
 
 /// An iterator over the batches of some steps, in order. Dropping it ends its threads.
 #[derive(Debug)]
 pub struct SupervisedLoader {
-    batches: Option<Receiver<Result<SupervisedBatch, LoaderError>>>,
+    batches: Option<Receiver<Made>>,
     thread: Option<JoinHandle<()>>,
     /// Batches still to come.
     left: u64,
+    quarantine: Quarantine,
+    /// Whether a part of each batch is made.
+    shares: bool,
+    /// What the last part of a batch met with.
+    findings: Findings,
 }
+
+/// A batch, and what was met with on the way.
+type Made = (Result<SupervisedBatch, LoaderError>, Findings);
 
 impl SupervisedLoader {
     /// Starts making the batches of `steps`, counted from 0 over all epochs. A batch is a function
@@ -113,21 +152,43 @@ impl SupervisedLoader {
         config.check(&source)?;
         let left = steps.end.saturating_sub(steps.start);
         let quarantine = Quarantine::open(None, config.max_bad_share, config.samples.len())?;
-        let mut maker = BatchMaker::new(source, config, quarantine);
+        let shares = config.pairs.is_some();
+        let mut maker = BatchMaker::new(source, config);
         let (send, batches) = sync_channel(1);
         let run = move || {
             for step in steps {
-                let batch = maker.make(step);
-                let failed = batch.is_err();
+                let made = maker.make(step);
+                let failed = made.0.is_err();
                 // Nobody listens any more when training has stopped early.
-                if send.send(batch).is_err() || failed {
+                if send.send(made).is_err() || failed {
                     return;
                 }
             }
         };
         let thread = std::thread::Builder::new().name("ocl-data-labelled".to_owned()).spawn(run);
         let thread = thread.map_err(LoaderError::Threads)?;
-        Ok(SupervisedLoader { batches: Some(batches), thread: Some(thread), left })
+        Ok(SupervisedLoader {
+            batches: Some(batches),
+            thread: Some(thread),
+            left,
+            quarantine,
+            shares,
+            findings: Findings::default(),
+        })
+    }
+
+    /// What the last part of a batch met with. A loader of [some pairs](SupervisedConfig::pairs)
+    /// takes no note of it by itself: too many unreadable images are a matter of the whole batch.
+    pub fn take_findings(&mut self) -> Findings {
+        std::mem::take(&mut self.findings)
+    }
+
+    /// Takes note of what all parts of a batch met with together.
+    ///
+    /// # Errors
+    /// [`LoaderError::TooManyBad`].
+    pub fn note(&mut self, findings: &Findings) -> Result<(), LoaderError> {
+        self.quarantine.note(findings)
     }
 }
 
@@ -138,7 +199,11 @@ impl Iterator for SupervisedLoader {
     fn next(&mut self) -> Option<Self::Item> {
         self.left = self.left.checked_sub(1)?;
         let batch = match self.batches.as_ref()?.recv() {
-            Ok(batch) => batch,
+            Ok((batch, findings)) if self.shares => {
+                self.findings = findings;
+                batch
+            }
+            Ok((batch, findings)) => self.quarantine.note(&findings).and(batch),
             Err(_) => Err(LoaderError::Threads(std::io::Error::other("the thread has ended"))),
         };
         if batch.is_err() {
@@ -163,7 +228,8 @@ struct BatchMaker {
     source: Arc<Source>,
     config: SupervisedConfig,
     maker: ImageMaker,
-    quarantine: Quarantine,
+    /// Places in a batch of the images that are made.
+    places: Vec<usize>,
     /// The epoch at hand and its order.
     order: Option<(u64, Vec<u32>)>,
 }
@@ -179,34 +245,33 @@ struct Part {
 }
 
 impl BatchMaker {
-    fn new(source: Arc<Source>, config: SupervisedConfig, quarantine: Quarantine) -> BatchMaker {
+    fn new(source: Arc<Source>, config: SupervisedConfig) -> BatchMaker {
         let maker = ImageMaker::new(
             config.augment.clone(),
             config.geometry.image_px,
             &config.normalisation,
             config.seed,
         );
-        BatchMaker { source, config, maker, quarantine, order: None }
+        let places = config.places();
+        BatchMaker { source, config, maker, places, order: None }
     }
 
-    fn make(&mut self, step: u64) -> Result<SupervisedBatch, LoaderError> {
+    fn make(&mut self, step: u64) -> Made {
         let per_epoch = self.config.steps_per_epoch();
         let (epoch, start) = (step / per_epoch, (step % per_epoch) as usize * self.config.batch);
         let order = match self.order.take() {
             Some((of, order)) if of == epoch => order,
             _ => self.shuffled(epoch),
         };
-        let mut images = vec![0.0; self.config.batch * self.maker.len()];
+        let mut images = vec![0.0; self.places.len() * self.maker.len()];
         let parts = self.parts(&order, start, epoch, &mut images);
         self.order = Some((epoch, order));
-        let mut labels = Vec::with_capacity(self.config.batch);
+        let (mut labels, mut findings) = (vec![], Findings::default());
         for part in parts {
-            let mut findings = Findings::default();
             findings.add(&self.source, part.tried, &part.bad);
-            self.quarantine.note(&findings)?;
             if part.gave_up {
                 let reason = format!("{REPLACEMENTS} images in a row cannot be read");
-                return Err(LoaderError::Setting { setting: "data", reason });
+                return (Err(LoaderError::Setting { setting: "data", reason }), findings);
             }
             labels.extend(part.labels);
         }
@@ -215,7 +280,7 @@ impl BatchMaker {
         let side = geometry.image_px as usize;
         let targets = mix.apply(&mut images, side, &labels, *classes, &mut draws);
         let patches = cut(&images, *geometry);
-        Ok(SupervisedBatch { patches, targets, images: labels.len() })
+        (Ok(SupervisedBatch { patches, targets, places: self.places.clone() }), findings)
     }
 
     /// The samples in the order of an epoch.
@@ -229,13 +294,14 @@ impl BatchMaker {
 
     /// Makes the images that stand from `start` on in the order, a thread for each part of them.
     fn parts(&self, order: &[u32], start: usize, epoch: u64, images: &mut [f32]) -> Vec<Part> {
-        let each = self.config.batch.div_ceil(self.config.workers);
+        let each = self.places.len().div_ceil(self.config.workers);
         let len = self.maker.len();
         std::thread::scope(|scope| {
-            let begin = |(number, images)| {
-                scope.spawn(move || self.part(order, start + number * each, epoch, images))
+            let begin = |(places, images)| {
+                scope.spawn(move || self.part(order, start, places, epoch, images))
             };
-            let threads: Vec<_> = images.chunks_mut(each * len).enumerate().map(begin).collect();
+            let images = images.chunks_mut(each * len);
+            let threads: Vec<_> = self.places.chunks(each).zip(images).map(begin).collect();
             let end = |thread: std::thread::ScopedJoinHandle<Part>| {
                 thread.join().unwrap_or_else(|panic| resume_unwind(panic))
             };
@@ -243,10 +309,17 @@ impl BatchMaker {
         })
     }
 
-    fn part(&self, order: &[u32], start: usize, epoch: u64, images: &mut [f32]) -> Part {
+    fn part(
+        &self,
+        order: &[u32],
+        start: usize,
+        places: &[usize],
+        epoch: u64,
+        images: &mut [f32],
+    ) -> Part {
         let mut part = Part::default();
-        for (place, out) in (start..).zip(images.chunks_exact_mut(self.maker.len())) {
-            if !self.image(order, place, epoch, out, &mut part) {
+        for (place, out) in places.iter().zip(images.chunks_exact_mut(self.maker.len())) {
+            if !self.image(order, start + place, epoch, out, &mut part) {
                 part.gave_up = true;
                 break;
             }

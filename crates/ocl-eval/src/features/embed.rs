@@ -71,6 +71,7 @@ impl Embedding {
                 device,
                 rows,
             ),
+            Self::Patches if batch.images == 0 => Ok(()),
             Self::Patches => {
                 let tokens = vit.encode(tokens(vit, batch, 0..batch.images, device));
                 let cls = usize::from(vit.has_cls_token());

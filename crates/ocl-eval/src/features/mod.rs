@@ -23,6 +23,7 @@ pub(crate) use labelled::DataRecord;
 pub use labelled::Labelled;
 pub(crate) use preparation::default_encode_batch_of;
 pub use preparation::{Preparation, default_encode_batch, geometry};
+pub(crate) use shared::{agreed, in_turns};
 pub use splits::{Extraction, Material, Splits, features};
 pub use subject::{Run, Subject};
 pub use values::Features;

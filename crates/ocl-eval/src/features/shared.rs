@@ -5,17 +5,48 @@ use std::sync::Arc;
 
 use ocl_data::{Batch, Findings, Loader, LoaderConfig, Source, Split, View, in_words};
 use ocl_train::{Elsewhere, World};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::EvalError;
 
-/// What a process says for each batch.
-#[derive(Default, Serialize, Deserialize)]
-struct Word {
-    /// What of the batch could be read; none where the data ends.
-    samples: Option<Vec<u64>>,
+/// What a process says before all go on.
+#[derive(Serialize, Deserialize)]
+struct Word<W> {
+    word: W,
     findings: Findings,
     fault: Option<Elsewhere>,
+}
+
+/// What this process came to and the words of all, when none of them failed and `note` finds nothing
+/// amiss with what all met with together.
+///
+/// # Errors
+/// In all processes, when one of them fails.
+pub(crate) fn agreed<T, W: Serialize + DeserializeOwned>(
+    world: &World,
+    own: Result<T, EvalError>,
+    word: W,
+    findings: Findings,
+    note: impl FnOnce(&Findings) -> Result<(), EvalError>,
+) -> Result<(T, Vec<W>), EvalError> {
+    let fault = own.as_ref().err().map(|error| Elsewhere::here(world, in_words(error)));
+    let (mut all, mut first_fault, mut words) = (Findings::default(), None, vec![]);
+    for said in world.exchange(Word { word, findings, fault }) {
+        all.extend(said.findings);
+        first_fault = first_fault.or(said.fault);
+        words.push(said.word);
+    }
+    if let Some(fault) = first_fault {
+        world.leave();
+        return own.and(Err(fault.into()));
+    }
+    if let Err(error) = note(&all) {
+        // All processes find the same.
+        world.leave();
+        return Err(error);
+    }
+    Ok((own?, words))
 }
 
 /// What all processes made of a batch.
@@ -28,7 +59,7 @@ pub(crate) struct Made {
 
 /// Has each process make rows of its part of the images, `config.batch` at a time, and the root
 /// take them. What one process encodes at a time does not depend on how many there are: so the rows
-/// are those of one alone, bit for bit.
+/// are those of one alone, bit for bit. The last batch may leave nothing to some processes.
 ///
 /// # Errors
 /// In all processes, when one of them fails.
@@ -57,29 +88,12 @@ pub(crate) fn in_turns(
             loader.give_back(batch);
             Ok(Some((samples, rows)))
         });
-        let word = Word {
-            samples: made.as_ref().ok().and_then(|made| made.as_ref().map(|made| made.0.clone())),
-            findings: loader.take_findings(),
-            fault: made.as_ref().err().map(|error| Elsewhere::here(world, in_words(error))),
-        };
-        let words = world.exchange(word);
-        let fault = words.iter().find_map(|word| word.fault.clone());
-        let (mut samples, mut findings) = (vec![], Findings::default());
-        for word in words {
-            findings.extend(word.findings);
-            samples.push(word.samples);
-        }
-        if let Some(fault) = fault {
-            world.leave();
-            return made.and(Err(fault.into()));
-        }
-        if let Err(error) = loader.note(&findings) {
-            // All processes find the same.
-            world.leave();
-            return Err(failed(error));
-        }
+        let word = made.as_ref().ok().and_then(|made| made.as_ref().map(|made| made.0.clone()));
+        let findings = loader.take_findings();
+        let (made, samples) =
+            agreed(world, made, word, findings, |findings| loader.note(findings).map_err(failed))?;
         let samples: Option<Vec<Vec<u64>>> = samples.into_iter().collect();
-        let (Some((_, rows)), Some(samples)) = (made?, samples) else { return Ok(()) };
+        let (Some((_, rows)), Some(samples)) = (made, samples) else { return Ok(()) };
         let rows = rows.into_iter().map(|rows| world.to_root(rows)).collect();
         taken =
             if world.is_root() { take(Made { samples: samples.concat(), rows }) } else { Ok(()) };

@@ -42,14 +42,21 @@ impl Checkpoint {
         replace(&path(folder), &bytes)
     }
 
-    /// Reads the state of a folder; `None` when there is none yet.
-    pub(crate) fn load(folder: &Path) -> Result<Option<Self>, EvalError> {
+    /// Reads the bytes of a folder's state; none when there is no state yet.
+    pub(crate) fn bytes(folder: &Path) -> Result<Vec<u8>, EvalError> {
         let path = path(folder);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(EvalError::File { doing: "read", path, source }),
-        };
+        match fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(vec![]),
+            read => read.map_err(|source| EvalError::File { doing: "read", path, source }),
+        }
+    }
+
+    /// The state in the bytes of a folder's; `None` when there is none yet.
+    pub(crate) fn of(bytes: &[u8], folder: &Path) -> Result<Option<Self>, EvalError> {
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let path = path(folder);
         let damaged = || EvalError::Recipe {
             name: path.display().to_string(),
             reason: "the checkpoint is damaged; remove it to start again".to_owned(),
@@ -99,6 +106,10 @@ fn whole(halves: &HostTensor) -> Option<u64> {
 mod tests {
     use super::*;
 
+    fn load(folder: &Path) -> Result<Option<Checkpoint>, EvalError> {
+        Checkpoint::of(&Checkpoint::bytes(folder)?, folder)
+    }
+
     /// As the program wrote it before it shared its code with files of weights.
     #[test]
     fn a_checkpoint_of_before_loads() {
@@ -119,7 +130,7 @@ mod tests {
         let mut bytes = safetensors::serialize(views, None).unwrap();
         bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
         fs::write(path(folder.path()), bytes).unwrap();
-        let state = Checkpoint::load(folder.path()).unwrap().unwrap();
+        let state = load(folder.path()).unwrap().unwrap();
         assert_eq!((state.step, state.weights["head.bias"].values[0]), ((1 << 24) + 3, 2.0));
         assert_eq!(state.optimizer.moments["head.bias"], (vec![0.5], vec![0.5]));
     }
@@ -127,7 +138,7 @@ mod tests {
     #[test]
     fn a_state_comes_back_or_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(Checkpoint::load(folder.path()).unwrap(), None);
+        assert_eq!(load(folder.path()).unwrap(), None);
         let tensor = HostTensor { shape: vec![1, 2], values: vec![1.0, -2.5] };
         let state = Checkpoint {
             step: (1 << 30) + 7,
@@ -138,12 +149,12 @@ mod tests {
             },
         };
         state.save(folder.path()).unwrap();
-        assert_eq!(Checkpoint::load(folder.path()).unwrap(), Some(state));
+        assert_eq!(load(folder.path()).unwrap(), Some(state));
         let file = path(folder.path());
         let mut bytes = fs::read(&file).unwrap();
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
         fs::write(&file, bytes).unwrap();
-        assert!(Checkpoint::load(folder.path()).unwrap_err().to_string().contains("damaged"));
+        assert!(load(folder.path()).unwrap_err().to_string().contains("damaged"));
     }
 }

@@ -19,6 +19,19 @@ pub(crate) struct Classifier {
     drop_path: f64,
 }
 
+/// Some images of a step's batch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Step<'a> {
+    /// The run's seed.
+    pub(crate) seed: u64,
+    /// The step, from 0.
+    pub(crate) step: u64,
+    /// Images of the whole batch.
+    pub(crate) batch: usize,
+    /// The images' places in it.
+    pub(crate) places: &'a [usize],
+}
+
 impl Classifier {
     /// A classifier on an encoder that lies on `device`: a head of almost nothing, `Normal(0,
     /// 2e-5)` as in MAE, so that every class begins as likely.
@@ -49,11 +62,11 @@ impl Classifier {
         Self { vit, fc_norm, head, drop_path }
     }
 
-    /// `[N, K, D]` tokens to `[N, C]` logits. With a step's number, residual branches are left out
-    /// as it says; without, none is.
-    pub(crate) fn logits(&self, tokens: Tensor<3>, step: Option<(u64, u64)>) -> Tensor<2> {
+    /// `[N, K, D]` tokens to `[N, C]` logits. In a step, residual branches are left out as it says;
+    /// else none is.
+    pub(crate) fn logits(&self, tokens: Tensor<3>, step: Option<Step<'_>>) -> Tensor<2> {
         let [n, k, d] = tokens.dims();
-        let branches = step.map_or(vec![], |key| self.branches(n, key, &tokens.device()));
+        let branches = step.map_or(vec![], |step| self.branches(step, &tokens.device()));
         let x = self.vit.encode_branches(tokens, &branches); // [N, 1+K, D]
         let cls = usize::from(self.vit.has_cls_token());
         let pooled = match &self.fc_norm {
@@ -67,12 +80,8 @@ impl Classifier {
     /// Stochastic depth: what each branch of each block is multiplied by, `[N]`; a branch is left
     /// out with a probability that rises evenly from 0 at the first block, and counts more where it
     /// is not.
-    fn branches(
-        &self,
-        n: usize,
-        (seed, step): (u64, u64),
-        device: &Device,
-    ) -> Vec<Option<[Tensor<1>; 2]>> {
+    fn branches(&self, step: Step<'_>, device: &Device) -> Vec<Option<[Tensor<1>; 2]>> {
+        let Step { seed, step, batch, places } = step;
         let depth = self.vit.config().depth;
         let of_block = |block: usize| {
             let drop = self.drop_path * block as f64 / (depth - 1).max(1) as f64;
@@ -85,9 +94,10 @@ impl Classifier {
                         Purpose::StochasticDepth,
                     );
                     let kept = (1.0 / (1.0 - drop)) as f32;
-                    let values: Vec<f32> =
-                        (0..n).map(|_| if draws.unit() < drop { 0.0 } else { kept }).collect();
-                    Tensor::from_data(TensorData::new(values, [n]), device)
+                    let of_batch: Vec<f32> =
+                        (0..batch).map(|_| if draws.unit() < drop { 0.0 } else { kept }).collect();
+                    let values: Vec<f32> = places.iter().map(|&place| of_batch[place]).collect();
+                    Tensor::from_data(TensorData::new(values, [places.len()]), device)
                 })
             })
         };
@@ -264,11 +274,17 @@ mod tests {
     #[test]
     fn branches_are_left_out_by_the_step_alone() {
         let model = classifier(Pooling::Mean, 1, 0.5);
+        let all: Vec<usize> = (0..1000).collect();
+        let of = |step, places| Step { seed: 0, step, batch: 1000, places };
+        let places = &all[..tokens().dims()[0]];
         let run = |step| values(model.logits(tokens(), step).inner());
-        assert_eq!(run(Some((0, 3))), run(Some((0, 3))));
-        assert_ne!(run(Some((0, 3))), run(Some((0, 4))));
-        assert_ne!(run(Some((0, 3))), run(None));
-        let factors = model.branches(1000, (0, 0), &Device::default());
+        assert_eq!(run(Some(of(3, places))), run(Some(of(3, places))));
+        assert_ne!(run(Some(of(3, places))), run(Some(of(4, places))));
+        assert_ne!(run(Some(of(3, places))), run(None));
+        let factors = model.branches(of(0, &all), &Device::default());
+        let some = model.branches(of(0, &all[200..300]), &Device::default());
+        let of_some = values(some[1].clone().unwrap()[0].clone());
+        assert_eq!(of_some, values(factors[1].clone().unwrap()[0].clone())[200..300]);
         assert!(factors[0].is_none(), "the first block is never left out");
         let last = values(factors[1].clone().unwrap()[0].clone());
         let kept = last.iter().filter(|v| **v == 2.0).count();

@@ -1,17 +1,17 @@
 //! A classifier on the test images, and what a seed's folder keeps.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use burn::tensor::Device;
-use ocl_data::{Loader, LoaderConfig, Order, Split, View};
+use ocl_data::{Batch, LoaderConfig, Order, Split, View};
+use ocl_train::World;
 use serde::{Deserialize, Serialize};
 
 use super::classifier::Classifier;
 use super::confusion::Confusion;
 use super::plan::FinetunePlan;
 use crate::error::EvalError;
-use crate::features::{Labelled, default_encode_batch_of, tokens};
+use crate::features::{Labelled, default_encode_batch_of, in_turns, tokens};
 use crate::files::replace;
 use crate::heads::{Accuracy, Tally};
 use crate::progress::Progress;
@@ -42,9 +42,11 @@ impl SeedResult {
     }
 }
 
-/// Accuracy on the test images' centre views, and what they were taken for. The classifier lies on
-/// the plain device, where nothing is kept for a backward pass.
+/// Accuracy on the test images' centre views, and what they were taken for; the processes of `world`
+/// share the images, and the root alone gets what was counted. The classifier lies on the plain
+/// device, where nothing is kept for a backward pass.
 pub(super) fn measure(
+    world: &World,
     classifier: &Classifier,
     plan: &FinetunePlan,
     data: &Labelled,
@@ -61,18 +63,23 @@ pub(super) fn measure(
         subset: data.sample(Split::Test, plan.max_test),
         ..LoaderConfig::default()
     };
-    let split = Split::Test;
-    let failed = |source| EvalError::Loader { split, source };
-    let source = Arc::clone(data.split(split));
+    let source = data.split(Split::Test);
+    let labels = source.labels().unwrap_or_default();
     let (mut tally, mut confusion) = (Tally::default(), Confusion::default());
-    for batch in Loader::start(source, View::Eval(config.view), loader).map_err(failed)? {
-        let batch = batch.map_err(failed)?;
-        let tokens = tokens(&classifier.vit, &batch, 0..batch.images, device);
+    let make = |batch: &Batch| {
+        if batch.images == 0 {
+            return Ok(vec![vec![]]);
+        }
+        let tokens = tokens(&classifier.vit, batch, 0..batch.images, device);
         let logits = classifier.logits(tokens, None);
-        let logits: Vec<f32> = logits.try_into_vec_as().map_err(EvalError::Device)?;
-        tally.add_scores(&logits, &batch.labels);
-        confusion.add_scores(&logits, &batch.labels);
+        Ok(vec![logits.try_into_vec_as().map_err(EvalError::Device)?])
+    };
+    in_turns(world, source, Split::Test, View::Eval(config.view), loader, make, |made| {
+        let labels: Vec<u32> = made.samples.iter().map(|&sample| labels[sample as usize]).collect();
+        tally.add_scores(&made.rows[0], &labels);
+        confusion.add_scores(&made.rows[0], &labels);
         progress.line(|| "fine-tuning: test images".to_owned());
-    }
+        Ok(())
+    })?;
     Ok((tally.accuracy(), confusion))
 }

@@ -17,4 +17,4 @@ mod train;
 
 pub use plan::FinetunePlan;
 pub use recipe::FinetuneRecipe;
-pub use seeds::finetune;
+pub use seeds::{Finetuned, finetune};

@@ -17,7 +17,10 @@ const BUILT_IN: [(&str, &str); 4] = [
     ("vit-h", include_str!("../../recipes/finetune-vit-h.toml")),
 ];
 
-/// A recipe of fine-tuning. No key is optional and none may be unknown.
+/// Parts of a batch that several processes share, at least, so that another number of them can go on.
+const USUAL_PARTS: usize = 8;
+
+/// A recipe of fine-tuning. Only `train.parts` may be left out, and no key may be unknown.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FinetuneRecipe {
@@ -75,6 +78,15 @@ pub struct FinetuneTrain {
     pub batch: usize,
     /// A checkpoint every so many epochs (and at the end, and when interrupted).
     pub checkpoint_every_epochs: f64,
+    /// Parts of a batch, a power of two: what is in memory at once, and what several processes
+    /// share. The parts' gradients are summed as a binary tree, so that any number of processes
+    /// gives the same bits.
+    #[serde(default = "one_part")]
+    pub parts: usize,
+}
+
+fn one_part() -> usize {
+    1
 }
 
 impl FinetuneRecipe {
@@ -100,6 +112,18 @@ impl FinetuneRecipe {
         Ok(recipe)
     }
 
+    /// The same recipe for a new fine-tuning on so many processes: a batch has enough parts for them
+    /// and some more, unless the recipe asks for parts.
+    #[must_use]
+    pub fn for_processes(mut self, processes: usize) -> Self {
+        let train = &mut self.train;
+        if processes > 1 && train.parts == 1 {
+            let most = 1 << (train.batch / 2).max(1).ilog2();
+            train.parts = processes.next_power_of_two().max(USUAL_PARTS).min(most);
+        }
+        self
+    }
+
     /// Constants of the optimiser.
     pub fn adamw(&self) -> AdamWConfig {
         let FinetuneOptim { beta1, beta2, eps, weight_decay, .. } = self.optim;
@@ -110,7 +134,7 @@ impl FinetuneRecipe {
         let Self { augment, mix, model, optim, train } = self;
         let share = |value: f64| (0.0..=1.0).contains(&value);
         let range = |[low, high]: [f64; 2], top: f64| low > 0.0 && low <= high && high <= top;
-        let checks: [(&'static str, bool, &str); 13] = [
+        let checks: [(&'static str, bool, &str); 14] = [
             ("train.epochs", train.epochs >= 1, "is 1 or more"),
             ("augment.crop_scale", range(augment.crop_scale, 1.0), "needs 0 < low <= high <= 1"),
             ("augment.crop_ratio", range(augment.crop_ratio, f64::MAX), "needs 0 < low <= high"),
@@ -136,6 +160,11 @@ impl FinetuneRecipe {
                 "optim.warmup_epochs",
                 optim.warmup_epochs >= 0.0 && optim.warmup_epochs < train.epochs as f64,
                 "is 0 or more and below train.epochs",
+            ),
+            (
+                "train.parts",
+                train.parts.is_power_of_two() && train.parts <= (train.batch / 2).max(1),
+                "is a power of two (1, 2, 4 and so on) and at most half of train.batch",
             ),
             (
                 "train.batch",
@@ -171,6 +200,7 @@ mod tests {
         assert!(text("smal", "train.batch=2").contains("built in are small, vit-b"));
         assert!(text("small", "train.bach=2").contains("did you mean `train.batch`?"));
         assert!(text("small", "model.drop_path=1").starts_with("model.drop_path"));
+        assert!(text("small", "train.parts=3").starts_with("train.parts: is a power of two"));
         assert!(text("small", "train.epochs=0").starts_with("train.epochs: is 1 or more"));
         assert!(text("small", "optim.warmup_epochs=1e9").starts_with("optim.warmup_epochs"));
     }

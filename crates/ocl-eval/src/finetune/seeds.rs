@@ -1,19 +1,18 @@
 //! The seeds of a fine-tuning, one after the other, and their result.
 
-use ocl_train::invocation;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use burn::tensor::Device;
-use ocl_data::Split;
+use ocl_data::{Split, in_words};
+use ocl_train::{World, check_alike, invocation};
 use serde_json::json;
 
 use super::confusion::Confusion;
 use super::measure::SeedResult;
 use super::plan::{FinetunePlan, seed_folder};
-use super::train::{self, train};
+use super::train::{self, Place, told, train};
 use crate::error::EvalError;
 use crate::features::{Labelled, WeightsRecord};
 use crate::progress::Progress;
@@ -36,12 +35,15 @@ pub struct Finetuned {
 /// Trains what is left of a plan in its folder; `None` when `stop` was set before the end, after a
 /// checkpoint.
 ///
+/// The processes of `world` share the work; the root alone sees the folder, and all get the result.
+///
 /// A new folder gets the plan as `finetune.toml` once data and plan are known to fit.
 ///
 /// # Errors
 /// When data or weights cannot be read, the folder holds another fine-tuning, the loss stops being
 /// finite, or the disk or the device fails.
 pub fn finetune(
+    world: &World,
     plan: &FinetunePlan,
     folder: &Path,
     workers: usize,
@@ -49,17 +51,25 @@ pub fn finetune(
     stop: &AtomicBool,
     progress: &mut Progress,
 ) -> Result<Option<Finetuned>, EvalError> {
-    let device: Device = backend.device()?;
-    let data = Labelled::open(&plan.data, plan.data_kind, &plan.splits)?;
-    train::check(plan, &data)?;
-    plan.save(folder)?;
+    let device = backend.device_number(world.place().local_rank).map_err(EvalError::from);
+    let device = world.together(device, in_words)?;
+    let data = Labelled::open(&plan.data, plan.data_kind, &plan.splits);
+    let data = world.together(data, in_words)?;
+    for split in [Split::Train, Split::Test] {
+        check_alike(world, &plan.data, data.split(split))?;
+    }
+    world.together(train::check(plan, &data, world), in_words)?;
+    world.on_root(|| plan.save(folder), in_words)?;
+    world.join_devices(&device)?;
+    let place = Place { world, workers, device: &device, stop };
     let started = Instant::now();
     let (mut results, mut files) = (Vec::new(), Vec::new());
     for &seed in &plan.seeds {
         let own = seed_folder(folder, seed);
-        let result = match SeedResult::load(&own) {
+        let there = world.is_root().then(|| SeedResult::load(&own)).flatten();
+        let result = match told(world, there) {
             Some(result) => Some(result),
-            None => train(plan, &data, &own, seed, workers, &device, stop, progress)?,
+            None => train(plan, &data, &own, seed, &place, progress)?,
         };
         progress.clear();
         let Some(result) = result else { return Ok(None) };

@@ -3,13 +3,26 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::support::{alone, fresh, images, ocl, stderr, succeeds};
+use crate::support::{alone, fresh, images, ocl, signal, start, stderr, succeeds};
 
 /// A run of one epoch on 100 images, of which two cannot be read.
 fn run(folder: &Path) -> PathBuf {
     images(folder);
     succeeds(fresh(1, folder, "run", "ocl").args(["--set", "train.epochs=1"]));
     folder.join("run")
+}
+
+/// The images that can be read in class folders, three in four of them to train on.
+fn labelled(folder: &Path) -> PathBuf {
+    let data = folder.join("labelled");
+    for (number, image) in (0..100).filter(|number| ![17, 60].contains(number)).enumerate() {
+        let split = if number % 4 == 0 { "val" } else { "train" };
+        let class = data.join(split).join(format!("class-{}", image % 5 % 3));
+        fs::create_dir_all(&class).unwrap();
+        let name = format!("{image:03}.png");
+        fs::copy(folder.join("images").join(&name), class.join(&name)).unwrap();
+    }
+    data
 }
 
 fn embed(ranks: usize, run: &Path, images: &Path, out: &Path) -> std::process::Output {
@@ -41,6 +54,15 @@ fn a_file_of_features_has_the_same_bytes_and_is_resumed_on_any_number_of_process
         assert!(fs::read(file(ranks)).unwrap() == whole, "{ranks} processes");
     }
 
+    let patches = [1, 4].map(|ranks| {
+        let out = folder.path().join(format!("patches-{ranks}.npy"));
+        let mut command = ocl(ranks, &["embed", "--what", "patches"]);
+        command.arg("--out").arg(&out).arg(&data);
+        succeeds(command.arg("--run").arg(&run));
+        fs::read(out).unwrap()
+    });
+    assert!(patches[0] == patches[1] && patches[0].len() > 16 * whole.len() / 2);
+
     // A folder in the file's place leaves it unfinished.
     let (out, part) = (folder.path().join("again.npy"), folder.path().join("again.npy.part"));
     fs::create_dir_all(out.join("in the way")).unwrap();
@@ -59,14 +81,7 @@ fn results_are_those_of_one_process() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let run = run(folder.path());
-    let data = folder.path().join("labelled");
-    for (number, image) in (0..100).filter(|number| ![17, 60].contains(number)).enumerate() {
-        let split = if number % 4 == 0 { "val" } else { "train" };
-        let class = data.join(split).join(format!("class-{}", image % 5 % 3));
-        fs::create_dir_all(&class).unwrap();
-        let name = format!("{image:03}.png");
-        fs::copy(folder.path().join("images").join(&name), class.join(&name)).unwrap();
-    }
+    let data = labelled(folder.path());
     let results = |ranks: usize| {
         let kept = folder.path().join(format!("results-{ranks}"));
         let mut command =
@@ -85,6 +100,70 @@ fn results_are_those_of_one_process() {
     for ranks in [2, 3] {
         assert_eq!(results(ranks), one, "{ranks} processes");
     }
+}
+
+#[test]
+fn a_fine_tuning_has_the_same_bits_and_is_resumed_on_any_number_of_processes() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let run = run(folder.path());
+    let data = labelled(folder.path());
+    // One that cannot be read, for which another steps in.
+    let damaged = data.join("train/class-0/020.png");
+    assert!(damaged.exists());
+    fs::write(damaged, "not an image").unwrap();
+    // A batch that parts and processes do not divide.
+    let settings = ["train.batch=19", "train.parts=8", "train.epochs=6", "model.drop_path=0.3"];
+    let fresh = |ranks: usize, out: &Path| {
+        let mut command = ocl(ranks, &["finetune"]);
+        command.arg("--run").arg(&run);
+        command.args(settings.iter().flat_map(|pair| ["--set", pair]));
+        command.args([
+            "--set",
+            "optim.warmup_epochs=1",
+            "--set",
+            "train.checkpoint_every_epochs=1",
+        ]);
+        command.arg("--data").arg(&data).arg("--out").arg(out);
+        command
+    };
+    let bits = |out: &Path| {
+        let seed = out.join("seed-0");
+        let mut result: serde_json::Value =
+            serde_json::from_slice(&fs::read(seed.join("result.json")).unwrap()).unwrap();
+        result.as_object_mut().unwrap().remove("secs");
+        let log = fs::read_to_string(seed.join("log.jsonl")).unwrap();
+        (fs::read(seed.join("finetuned.safetensors")).unwrap(), log, result)
+    };
+    let one = folder.path().join("one");
+    succeeds(&mut fresh(1, &one));
+    let expected = bits(&one);
+    assert!(expected.1.lines().count() >= 6);
+    for ranks in [2, 3, 5] {
+        let out = folder.path().join(format!("on-{ranks}"));
+        succeeds(&mut fresh(ranks, &out));
+        assert!(bits(&out) == expected, "{ranks} processes");
+    }
+    let output = fresh(9, &folder.path().join("nine")).output().unwrap();
+    assert!(!output.status.success());
+    assert!(stderr(&output).contains("train.parts: 8: each of 9 ranks"), "{}", stderr(&output));
+
+    let out = folder.path().join("stopped");
+    let mut stopped = start(&mut fresh(3, &out), "fine-tuning");
+    let log = out.join("seed-0/log.jsonl");
+    while fs::read_to_string(&log).unwrap_or_default().lines().count() < 2 {
+        assert!(stopped.try_wait().unwrap().is_none(), "it ended by itself");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    signal(i32::try_from(stopped.id()).unwrap(), libc::SIGINT);
+    let code = stopped.wait().unwrap().code();
+    let mut resumed = ocl(2, &["finetune"]);
+    if code == Some(130) {
+        succeeds(resumed.arg("--resume").arg(&out));
+    } else {
+        assert_eq!(code, Some(0), "it came to its end before it heard of it");
+    }
+    assert!(bits(&out).0 == expected.0, "stopped on 3 processes, resumed on 2");
 }
 
 #[test]

@@ -15,10 +15,10 @@ use ocl_data::Batch;
 
 use super::MicroBatches;
 use super::micro_batches::Cut;
-use super::tree::GradientTree;
+use super::tree::{parts_of, sum_of_parts};
 use crate::methods::{Embedded, Learner, Objective, Own};
 use crate::optim::NamedGradients;
-use crate::world::{World, tree};
+use crate::world::World;
 
 /// A process's part of a batch.
 struct Share<'a> {
@@ -39,7 +39,7 @@ impl<'a> Share<'a> {
         let all: usize = world.exchange(images).into_iter().sum();
         let own = micro.share(all, world.rank(), world.size());
         assert_eq!(own.len(), images, "images of rank {} of a batch of {all}", world.rank());
-        let parts = tree::share(micro.parts, world.rank(), world.size());
+        let parts = parts_of(world, micro.parts);
         Self { world, micro, images: all, first_image: own.start, parts }
     }
 
@@ -53,12 +53,10 @@ impl<'a> Share<'a> {
     /// The sum over the whole batch of what `gradients` gives for each micro-batch of this process,
     /// which it is asked for from the last to the first.
     fn sum(&self, mut gradients: impl FnMut(usize) -> NamedGradients) -> NamedGradients {
-        let mut sums = GradientTree::default();
-        for part in self.parts.clone().rev() {
+        sum_of_parts(self.world, self.micro.parts, |part| {
             let own = self.of_part(part).rev().map(&mut gradients);
-            sums.push(part, own.reduce(NamedGradients::plus).unwrap_or_default());
-        }
-        sums.whole(self.world, self.micro.parts)
+            own.reduce(NamedGradients::plus).unwrap_or_default()
+        })
     }
 
     /// What all processes embedded, in order.

@@ -9,5 +9,6 @@ mod tree;
 pub use micro_batches::MicroBatches;
 pub use readback::{Readback, Reading};
 pub use trainer::{StepOutput, Trainer};
+pub use tree::{parts_of, sum_of_parts};
 
 pub(crate) use micro_batches::{busy_size, whole_micro_batches};

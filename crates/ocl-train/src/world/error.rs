@@ -12,7 +12,10 @@ pub enum WorldError {
     #[error(
         "a launcher started {launched} processes ({variable}={launched}), and this program knows \
          of {known}: {}",
-        if cfg!(feature = "mpi") {
+        if *variable == super::launcher::TORCHRUN {
+            "torchrun joins processes by PyTorch's means, which are not here. Start it with --ranks N, \
+             mpirun or srun --mpi=pmix"
+        } else if cfg!(feature = "mpi") {
             "launcher and program use two kinds of MPI. Start it with the mpirun of the MPI that it \
              was built with, or build it again with this one"
         } else {

@@ -9,15 +9,20 @@ pub struct Launched {
     pub variable: &'static str,
 }
 
-/// Open MPI's, MPICH's and Slurm's counts of processes. Slurm's second is set in its batch scripts
-/// too, and says something of this process only inside of a step.
-const COUNTS: [(&str, Option<&str>); 5] = [
+/// Open MPI's, MPICH's, Slurm's and torchrun's counts of processes. Slurm's second is set in its
+/// batch scripts too, and says something of this process only inside of a step; torchrun's is set by
+/// hand in many scripts, and says something only beside the number of the process.
+const COUNTS: [(&str, Option<&str>); 6] = [
     ("OMPI_COMM_WORLD_SIZE", None),
     ("PMI_SIZE", None),
     ("PMIX_SIZE", None),
     ("SLURM_STEP_NUM_TASKS", None),
     ("SLURM_NTASKS", Some("SLURM_STEP_ID")),
+    (TORCHRUN, Some("LOCAL_RANK")),
 ];
+
+/// It joins its processes by means of its own, which are PyTorch's.
+pub(super) const TORCHRUN: &str = "WORLD_SIZE";
 
 impl Launched {
     /// What the environment says, if a launcher started this process.
@@ -80,6 +85,9 @@ mod tests {
         assert_eq!(launched(&step[..1]), None, "a batch script is no step");
         let both = [("SLURM_NTASKS", "8"), ("SLURM_STEP_ID", "0"), ("OMPI_COMM_WORLD_SIZE", "2")];
         assert_eq!(launched(&both), Some((2, "OMPI_COMM_WORLD_SIZE")));
+        let torchrun = [("WORLD_SIZE", "4"), ("LOCAL_RANK", "0")];
+        assert_eq!(launched(&torchrun), Some((4, "WORLD_SIZE")));
+        assert_eq!(launched(&torchrun[..1]), None, "a script's own variable");
         assert!(!host().is_empty());
     }
 }

@@ -1,54 +1,82 @@
 //! The command `finetune`: from options to a plan, Ctrl-C, the result.
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, bail};
 use ocl_data::SourceKind;
 use ocl_eval::{
-    FinetunePlan, FinetuneRecipe, Progress, Run, WeightsRecord, append_results, choose_encoder,
-    finetune,
+    FinetunePlan, FinetuneRecipe, Finetuned, Progress, Run, WeightsRecord, append_results,
+    choose_encoder, finetune,
 };
 use ocl_model::OpenOptions;
-use ocl_train::{command_line, stop_on_signals};
+use ocl_train::{INTERRUPTED, World, command_line, stop_on_signals};
 
+use crate::launching::Stop;
 use crate::options::{FinetuneArgs, tell_network, word};
+use crate::ranks::in_words;
+use crate::{launching, print, ranks};
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
-/// Runs the command; `false` when it was interrupted.
-pub(crate) fn run(args: &FinetuneArgs) -> Result<bool> {
-    let (plan, folder) = match &args.resume {
-        Some(folder) => (FinetunePlan::load(folder)?, folder.clone()),
-        None => fresh(args)?,
+/// Runs the command.
+pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
+    let ranks = args.ranks.ranks;
+    if ranks::wants_launching(ranks).is_none() {
+        let say = !launching::is_launched();
+        stop_on_signals(&STOP, say).context("cannot listen for Ctrl-C")?;
+    }
+    let shared = |world: &World| train(world, args);
+    ranks::run(ranks, Stop::AfterStep, shared, |(done, folder)| {
+        let Some(done) = done else {
+            eprintln!(
+                "interrupted; continue with\n  {}",
+                command_line(&format!("finetune --resume {}", word(&folder)))
+            );
+            return Ok(INTERRUPTED);
+        };
+        append_results(&folder, std::slice::from_ref(&done.record))?;
+        crate::measuring::show(std::slice::from_ref(&done.record), &folder, args.common.json)?;
+        if !args.common.json {
+            print(&done.text());
+        }
+        Ok(0)
+    })
+}
+
+/// Trains as one of the processes; nothing comes of it when it was interrupted.
+fn train(world: &World, args: &FinetuneArgs) -> Result<(Option<Finetuned>, PathBuf)> {
+    // It says whether `--ranks` and the launcher agree.
+    ranks::device(world, args.ranks.ranks, args.common.backend)?;
+    let planned = || match &args.resume {
+        Some(folder) => Ok((FinetunePlan::load(folder)?, folder.clone())),
+        None => fresh(args, world.size()),
     };
+    let told = world.on_root(planned, in_words)?;
+    let told = serde_json::to_vec(&told).expect("a plan is plain data");
+    let told: Option<(FinetunePlan, PathBuf)> = serde_json::from_slice(&world.from_root(told))?;
+    let (plan, folder) = told.context("the root has the plan")?;
+    world.together(check_weights(&plan), in_words)?;
+    let workers = args.common.workers.unwrap_or((rayon::current_num_threads() - 1).max(1));
+    let mut progress = if world.is_root() { Progress::stderr() } else { Progress::silent() };
+    let backend = args.common.backend;
+    let done = finetune(world, &plan, &folder, workers, backend, &STOP, &mut progress)?;
+    Ok((done, folder))
+}
+
+/// Whether the weights are those that the fine-tuning began from.
+fn check_weights(plan: &FinetunePlan) -> Result<()> {
     if let (Some(path), Some(sha256)) = (&plan.from, &plan.from_sha256)
         && WeightsRecord::of(path)?.sha256 != *sha256
     {
         bail!("{} is not the file that the fine-tuning began from", path.display());
     }
-    stop_on_signals(&STOP, true).context("cannot listen for Ctrl-C")?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let workers = args.common.workers.unwrap_or((cores - 1).max(1));
-    let mut progress = Progress::stderr();
-    let backend = args.common.backend;
-    let Some(done) = finetune(&plan, &folder, workers, backend, &STOP, &mut progress)? else {
-        eprintln!(
-            "interrupted; continue with\n  {}",
-            command_line(&format!("finetune --resume {}", word(&folder)))
-        );
-        return Ok(false);
-    };
-    append_results(&folder, std::slice::from_ref(&done.record))?;
-    crate::measuring::show(std::slice::from_ref(&done.record), &folder, args.common.json)?;
-    if !args.common.json {
-        print!("{}", done.text());
-    }
-    Ok(true)
+    Ok(())
 }
 
-fn fresh(args: &FinetuneArgs) -> Result<(FinetunePlan, PathBuf)> {
-    let recipe = FinetuneRecipe::load(&args.recipe, &args.overrides)?;
+fn fresh(args: &FinetuneArgs, processes: usize) -> Result<(FinetunePlan, PathBuf)> {
+    let recipe = FinetuneRecipe::load(&args.recipe, &args.overrides)?.for_processes(processes);
     let device = args.common.backend.device()?;
     let (run, weights) = (args.run.as_deref(), args.weights.as_deref());
     let (from, model, preparation, run) = if args.scratch {

@@ -23,7 +23,7 @@ use std::process::ExitCode;
 
 use anyhow::anyhow;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use ocl_train::{INTERRUPTED, Launched, invocation, keep_freed_memory};
+use ocl_train::{Launched, invocation, keep_freed_memory};
 
 use options::{FinetuneArgs, KnnArgs, LinearArgs, ReportArgs, SuiteArgs};
 
@@ -88,21 +88,19 @@ fn main() -> ExitCode {
             | Command::EvalLinear(_)
             | Command::EvalKnn(_)
             | Command::Embed(_)
+            | Command::Finetune(_)
     );
     let result = match cli.command {
         _ if alone && Launched::from_environment().is_some_and(|launched| launched.count > 1) => {
             Err(anyhow!(
-                "a launcher started several processes, which only pretrain, eval, eval-linear, eval-knn \
-                 and embed share their work among; start other commands without it"
+                "a launcher started several processes, which only pretrain, finetune, eval, \
+                 eval-linear, eval-knn and embed share their work among; start other commands without it"
             ))
         }
         Command::Pretrain(args) => pretraining::run(&args),
         Command::Replay(args) => pretraining::replay_capture(&args),
         Command::Compare(args) => comparing::run(&args),
-        Command::Finetune(args) => finetuning::run(&args).map(|finished| match finished {
-            true => ExitCode::SUCCESS,
-            false => ExitCode::from(INTERRUPTED),
-        }),
+        Command::Finetune(args) => finetuning::run(&args),
         Command::Recipes(args) => pretraining::recipes(&args).map(done),
         Command::Report(args) => measuring::write_report(&args).map(done),
         Command::Eval(args) => measuring::suite(&args),

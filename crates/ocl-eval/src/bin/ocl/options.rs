@@ -262,4 +262,6 @@ pub(crate) struct FinetuneArgs {
     /// Go on with the fine-tuning in this folder
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["FOLDER", "run", "weights", "prefix", "scratch", "data", "overrides", "out", "train_split", "test_split"])]
     pub(crate) resume: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) ranks: RanksArgs,
 }
