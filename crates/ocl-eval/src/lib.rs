@@ -42,5 +42,5 @@ pub use progress::Progress;
 pub use protocols::{EvalRecipe, KnnConfig, Protocol, ShiftedSet, knn, linear_cached, nearest};
 pub use report::{
     Circumstances, Findings, REPORT_LIMITS, ResultRecord, append_results, prepare_results, report,
-    results_file, results_text, write_grid,
+    results_file, results_text, views, write_grid, write_views,
 };

@@ -80,6 +80,7 @@ fn what_each_method_leaves_is_measured_embedded_exported_and_fine_tuned() {
 
 /// The encoder that a run leaves is the one that the method says, as the last checkpoint has it.
 fn left(run: &Path, method: &str) {
+    assert!(image::open(run.join("views.png")).is_ok(), "what the method sees");
     let encoder = tensors(&run.join("encoder.safetensors"));
     let all = tensors(&run.join("checkpoints/step-00000031/weights.safetensors"));
     for (name, values) in &encoder {

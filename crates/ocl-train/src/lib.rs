@@ -43,7 +43,7 @@ pub use optim::{
 };
 pub use run::{
     Capture, CheckpointError, INTERRUPTED, Outcome, Replay, RunLock, Start, TrainError, Until,
-    check_alike, pretrain, pretrain_in, replace_file, replay, stop_on_signals,
+    check_alike, pretrain, pretrain_in, replace_file, replay, saved_learner, stop_on_signals,
 };
 pub use step::{MicroBatches, Readback, Reading, StepOutput, Trainer, parts_of, sum_of_parts};
 pub use world::{Elsewhere, Launched, Place, World, WorldError};

@@ -1,18 +1,16 @@
 //! Accuracy against time, a line for each method: k-NN on the left, the linear probe on the right.
 
 use std::ops::Range;
-use std::sync::Once;
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
-use plotters::style::{FontStyle, register_font};
 
 use super::standings::{Point, Spread, Standings};
 use crate::error::EvalError;
+use crate::report::font;
 
 /// Sides of the picture in pixels.
 const SIZE: (u32, u32) = (1600, 680);
-const FONT: &str = "sans-serif";
 /// Height of words, and of the names at the ends of lines with the space between two of them.
 const WORDS_PX: u32 = 19;
 const NAME_PX: i32 = 22;
@@ -65,15 +63,10 @@ pub(super) fn png(standings: &Standings) -> Result<Vec<u8>, EvalError> {
 type Area<B> = DrawingArea<B, Shift>;
 
 fn draw<B: DrawingBackend>(standings: &Standings, area: Area<B>) -> Result<(), EvalError> {
-    static FONT_KNOWN: Once = Once::new();
-    FONT_KNOWN.call_once(|| {
-        // Fails for what is no font only.
-        let _ = register_font(FONT, FontStyle::Normal, dejavu::sans::regular());
-    });
     let failed = |error: DrawingAreaErrorKind<B::ErrorType>| EvalError::Picture(error.to_string());
     area.fill(&WHITE).map_err(failed)?;
     let title = format!("{}: top-1 against {}", standings.data, standings.minutes());
-    let area = area.margin(14, 0, 0, 0).titled(&title, (FONT, 26)).map_err(failed)?;
+    let area = area.margin(14, 0, 0, 0).titled(&title, (font(), 26)).map_err(failed)?;
     let (left, right) = area.split_horizontally(SIZE.0 / 2);
     panel(standings, &left, "k-NN", |point| point.knn).map_err(failed)?;
     panel(standings, &right, "linear probe", |point| point.linear).map_err(failed)?;
@@ -96,7 +89,7 @@ fn panel<B: DrawingBackend>(
     let pixels = standings.pixels().map(|mark| if name == "k-NN" { mark.knn } else { mark.linear });
     let (minutes, accuracy) = ranges(&lines, pixels, of);
     let mut chart = ChartBuilder::on(area)
-        .caption(name, (FONT, 23))
+        .caption(name, (font(), 23))
         .margin(14)
         .x_label_area_size(52)
         .y_label_area_size(64)
@@ -106,7 +99,7 @@ fn panel<B: DrawingBackend>(
         .light_line_style(TRANSPARENT)
         .bold_line_style(BLACK.mix(0.1))
         .axis_style(BLACK.mix(0.5))
-        .label_style((FONT, WORDS_PX))
+        .label_style((font(), WORDS_PX))
         .x_desc(standings.minutes())
         .y_label_formatter(&|value| format!("{value:.0} %"))
         .x_label_formatter(&|value| short(*value))
@@ -142,7 +135,7 @@ fn panel<B: DrawingBackend>(
     let (left, top) = area.get_base_pixel();
     for (name, (x, y), colour) in names {
         let at = (x - left + 10, y - top - NAME_PX / 2);
-        area.draw(&Text::new(name, at, (FONT, NAME_PX).into_font().color(&colour)))?;
+        area.draw(&Text::new(name, at, (font(), NAME_PX).into_font().color(&colour)))?;
     }
     Ok(())
 }

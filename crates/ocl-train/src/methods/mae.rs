@@ -243,6 +243,17 @@ impl MaeDecoder {
     }
 }
 
+/// Each patch's mean, what its pixels differ by from that, and their deviation: `[N, H, 1]`, `[N, H,
+/// P*P*3]`, `[N, H, 1]`.
+fn normalised(patches: Tensor<3>) -> (Tensor<3>, Tensor<3>, Tensor<3>) {
+    let values = patches.dims()[2] as f64;
+    let mean = patches.clone().mean_dim(2);
+    // From differences: a flat patch would cancel in f32.
+    let apart = patches - mean.clone();
+    let variance = apart.clone().square().sum_dim(2).div_scalar(values - 1.0);
+    (mean, apart, variance.add_scalar(PIXEL_EPSILON).sqrt())
+}
+
 impl MaeLearner {
     pub(super) fn loss(&self, batch: Batch) -> Tensor<1> {
         self.embed(batch).rows.mean()
@@ -268,17 +279,38 @@ impl MaeLearner {
         Embedded { rows, beside: Some(Tensor::cat(vec![class, of_mean], 2)) } // [N, 1, D+1]
     }
 
+    /// A batch's patches, the hidden ones as the decoder tells them. Of normalised pixels it cannot
+    /// tell mean and deviation: each patch's own are given back to it.
+    ///
+    /// # Shapes
+    /// Result `[N, L, P*P*3]`, in the order of the batch's positions.
+    pub fn reconstruct(&self, batch: Batch) -> Tensor<3> {
+        let Batch { images: n, kept: all, patch_len, patches, positions, .. } = batch;
+        let device = self.encoder.device();
+        let (patches, positions): (Tensor<3>, Tensor<2, Int>) =
+            batch_tensors(patches, &positions, [n, all, patch_len], &device);
+        let kept = self.mae.kept(all);
+        let (seen, hidden) =
+            (patches.clone().narrow(1, 0, kept), patches.narrow(1, kept, all - kept));
+        let tokens = self.encoder.tokens(seen.clone(), positions.clone().narrow(1, 0, kept));
+        let told = self.decoder.forward(self.encoder.encode(tokens), positions);
+        let told = match self.mae.norm_pix {
+            true => {
+                let (mean, _, deviation) = normalised(hidden);
+                told * deviation + mean
+            }
+            false => told,
+        };
+        Tensor::cat(vec![seen, told], 1)
+    }
+
     /// What the decoder has to tell of patches `[N, H, P*P*3]`.
     fn target(&self, patches: Tensor<3>) -> Tensor<3> {
         if !self.mae.norm_pix {
             return patches;
         }
-        let values = patches.dims()[2] as f64;
-        let mean = patches.clone().mean_dim(2); // [N, H, 1]
-        // From differences: a flat patch would cancel in f32.
-        let apart = patches - mean;
-        let variance = apart.clone().square().sum_dim(2).div_scalar(values - 1.0);
-        apart / variance.add_scalar(PIXEL_EPSILON).sqrt()
+        let (_, apart, deviation) = normalised(patches);
+        apart / deviation
     }
 
     pub(super) fn objective(&self, embedded: Embedded) -> Objective {

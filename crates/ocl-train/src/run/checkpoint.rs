@@ -19,6 +19,7 @@ use thiserror::Error;
 use super::atomic_file::{sync_folder, write_synced};
 use super::stored::Stored;
 use crate::config::Plan;
+use crate::methods::Learner;
 use crate::step::Trainer;
 
 pub(super) const WEIGHTS: &str = "weights.safetensors";
@@ -164,6 +165,15 @@ pub(crate) fn load_latest(
         }
     }
     Err(passed_over.pop().unwrap_or(CheckpointError::None { folder: run.to_owned() }))
+}
+
+/// The networks of a run's newest checkpoint that is whole.
+///
+/// # Errors
+/// [`CheckpointError::None`] when there is none.
+pub fn saved_learner(run: &Path, plan: &Plan, device: &Device) -> Result<Learner, CheckpointError> {
+    let (checkpoint, _) = load_latest(run, plan, device)?;
+    Ok(checkpoint.trainer.learner().clone())
 }
 
 /// One checkpoint, every file checked.

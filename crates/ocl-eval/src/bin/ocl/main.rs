@@ -17,6 +17,7 @@ mod prepared;
 mod pretraining;
 mod ranks;
 mod results;
+mod viewing;
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -58,6 +59,8 @@ enum Command {
     Predict(predicting::PredictArgs),
     /// Features of any images as .npy or .safetensors, streamed
     Embed(embedding::EmbedArgs),
+    /// What a method sees of images, as a picture: crops, kept patches, masks
+    Views(viewing::ViewsArgs),
     /// Nearest neighbours of query images, as a picture
     Neighbours(embedding::NeighboursArgs),
     /// An encoder, fine-tuned or not, as a folder that timm and Hugging Face load
@@ -108,6 +111,7 @@ fn main() -> ExitCode {
         Command::EvalKnn(args) => measuring::knn(&args),
         Command::Predict(args) => predicting::run(&args).map(done),
         Command::Embed(args) => embedding::run_embed(&args),
+        Command::Views(args) => viewing::run(&args).map(done),
         Command::Neighbours(args) => embedding::run_neighbours(&args).map(done),
         Command::Export(args) => exchange::export(&args).map(done),
         Command::Import(args) => exchange::import(&args).map(done),

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use clap::Args;
 use ocl_data::{Source, SourceKind, Split};
+use ocl_eval::write_views;
 use ocl_model::Precision;
 use ocl_train::{
     Backend, Chunk, Estimate, INTERRUPTED, Outcome, Place, Plan, Progress, Recipe, Start, Until,
@@ -21,6 +22,7 @@ use crate::launching::Stop;
 use crate::options::{ReportArgs, SplitArgs, word};
 use crate::planning::{fresh, resumed, run_folder};
 use crate::ranks::{RanksArgs, in_words};
+use crate::viewing::VIEWS;
 use crate::{launching, measuring, print, ranks};
 
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -118,16 +120,10 @@ impl PretrainArgs {
     /// Overrides of the recipe, the short options among them.
     pub(crate) fn all_overrides(&self) -> Vec<String> {
         let mut all = self.overrides.clone();
+        all.extend(data_overrides(self.data.as_deref(), self.data_kind, &self.splits));
         let mut add = |key: &str, value: Option<String>| {
             all.extend(value.map(|value| format!("{key}={value}")));
         };
-        add("data.path", self.data.as_ref().map(|path| toml_string(path)));
-        let kind = self.data_kind.map(|kind| kind.to_string());
-        // A new path has a kind of its own, whatever the recipe says.
-        let kind = kind.or_else(|| self.data.as_ref().map(|_| "auto".to_owned()));
-        add("data.kind", kind);
-        add("data.train_split", self.splits.train_split.as_deref().map(toml_string));
-        add("data.test_split", self.splits.test_split.as_deref().map(toml_string));
         add("method.name", self.method.clone());
         add("train.epochs", self.epochs.map(|v| v.to_string()));
         add("batch.size", self.batch.map(|v| v.to_string()));
@@ -137,6 +133,25 @@ impl PretrainArgs {
         add("data.workers", self.workers.map(|v| v.to_string()));
         all
     }
+}
+
+/// What options say of the data, as overrides of a recipe.
+pub(crate) fn data_overrides(
+    path: Option<&str>,
+    kind: Option<SourceKind>,
+    splits: &SplitArgs,
+) -> Vec<String> {
+    let kind = kind.map(|kind| kind.to_string());
+    // A new path has a kind of its own, whatever the recipe says.
+    let kind = kind.or_else(|| path.map(|_| "auto".to_owned()));
+    let pairs = [
+        ("path", path.map(toml_string)),
+        ("kind", kind),
+        ("train_split", splits.train_split.as_deref().map(toml_string)),
+        ("test_split", splits.test_split.as_deref().map(toml_string)),
+    ];
+    let pair = |(key, value): (&str, Option<String>)| Some(format!("data.{key}={}", value?));
+    pairs.into_iter().filter_map(pair).collect()
 }
 
 /// A path as a TOML string, so that `1` or `true` stays a path.
@@ -220,10 +235,12 @@ fn train(world: &World, args: &PretrainArgs) -> Result<Option<Trained>> {
     let mut progress = root.then(|| Progress::new(plan));
     let mut told = false;
     let until = Until::end_or(&STOP);
+    let images = Arc::clone(&source);
     let outcome = pretrain_in(world, plan, source, &run, start, &device, until, |event| {
         let Some(progress) = &mut progress else { return };
         if !told {
             progress.say(&format!("run folder {}", run.display()));
+            show_views(plan, &images, &run, progress);
             told = true;
         }
         progress.observe(event);
@@ -236,6 +253,19 @@ fn train(world: &World, args: &PretrainArgs) -> Result<Option<Trained>> {
         say_outcome(plan, &run, &outcome);
     }
     Ok(Some(Trained { run, finished: outcome.finished }))
+}
+
+/// Leaves a picture of what the method sees in a new run's folder: a wrong normalisation or a crop
+/// that cuts everything off is seen there before a day is lost.
+fn show_views(plan: &Plan, source: &Arc<Source>, run: &Path, progress: &mut Progress) {
+    let picture = run.join("views.png");
+    if picture.exists() {
+        return;
+    }
+    if let Err(error) = write_views(plan, source, None, VIEWS.into(), &picture) {
+        // A run goes on without it.
+        progress.say(&format!("no picture of the views: {}", ocl_data::in_words(&error)));
+    }
 }
 
 /// The root's plan, told to all processes, with the data that each of them sees.
