@@ -259,6 +259,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::needless_range_loop, reason = "columns are compared row by row")]
     fn each_method_shows_what_it_learns_from() {
         let (titles, ocl) = columns("ocl", false);
         assert_eq!(titles, ["image", "crop", "view 1", "view 2"]);
