@@ -188,6 +188,41 @@ fn a_run_goes_on_by_its_own_method_alone() {
     stdout(&[&resume[..], &["mae"]].concat());
 }
 
+#[test]
+fn a_pre_training_goes_on_with_the_decoder_of_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = text(folder.path());
+    let train = |name: &str, more: &[&str]| {
+        let args = ["pretrain", "--method", "mae", "--no-eval", "--out", out, "--name", name];
+        stdout(&[&args[..], more].concat());
+        folder.path().join(name)
+    };
+    let losses = |run: &Path| -> Vec<f64> {
+        let log = std::fs::read_to_string(run.join("log.jsonl")).unwrap();
+        let loss = |line: &str| {
+            let record: serde_json::Value = serde_json::from_str(line).unwrap();
+            record["loss"].as_f64().unwrap()
+        };
+        log.lines().map(loss).collect()
+    };
+    let decoder = ["--set", "method.decoder_width=64", "--set", "method.decoder_heads=2"];
+    let small = [&SMALL[..], &["--batch", "256"], &decoder].concat();
+    let first =
+        train("first", &[&small[..], &["--epochs", "1", "--set", "optim.base_lr=3e-3"]].concat());
+    let checkpoints = std::fs::read_dir(first.join("checkpoints")).unwrap();
+    let checkpoint = checkpoints.map(|entry| entry.unwrap().path()).max().unwrap();
+    let weights = checkpoint.join("weights.safetensors");
+    let begin = ["--init", text(&weights), "--epochs", "1", "--batch", "4000"];
+    let own = losses(&train("own", &begin))[0];
+    let fresh = [&begin[..], &["--set", "method.decoder_depth=1"]].concat();
+    let fresh = losses(&train("fresh", &fresh))[0];
+    let [begun, ended] = [losses(&first)[0], *losses(&first).last().unwrap()];
+    assert!(ended < begun - 0.3 && (own - ended).abs() < 0.1, "{begun} {ended} {own}");
+    assert!(fresh > own + 0.2, "a decoder drawn anew knows nothing: {fresh} {own}");
+    let plan = std::fs::read_to_string(folder.path().join("own/plan.toml")).unwrap();
+    assert!(plan.contains("decoder = true") && plan.contains("decoder_width = 64"), "{plan}");
+}
+
 /// Where so much is broken that no image is left to stand in for others: one in forty can be read.
 #[test]
 fn a_batch_of_which_too_little_can_be_read_ends_the_run() {

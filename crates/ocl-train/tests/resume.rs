@@ -132,7 +132,8 @@ fn a_run_begins_from_an_encoder_that_exists() {
     let (first, second) = (folder.path().join("first"), folder.path().join("second"));
     run(short("mae", None), &first, Start::Fresh, None).unwrap();
     let path = first.join("encoder.safetensors");
-    let init = InitPlan { crc32: crc32fast::hash(&encoder(&first)), path, prefix: None };
+    let init =
+        InitPlan { crc32: crc32fast::hash(&encoder(&first)), path, prefix: None, decoder: false };
     for method in ["ocl", "mae", "i-jepa", "moco-v3"] {
         let run_folder = second.join(method);
         let begun = short(method, Some(init.clone()));

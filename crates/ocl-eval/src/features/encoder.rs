@@ -1,12 +1,14 @@
 //! An encoder from wherever one lies, with everything that was said about it there.
 
-use ocl_train::command_line;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use ocl_model::{
-    Linear, OpenOptions, OpenedWeights, Pooling, Preprocessing, Vit, open_weights, weights_file,
+    HostTensor, Linear, OpenOptions, OpenedWeights, Pooling, Preprocessing, Vit, open_weights,
+    weights_file,
 };
+use ocl_train::command_line;
 
 use super::preparation::{Preparation, geometry};
 use super::subject::Run;
@@ -28,6 +30,8 @@ pub struct Encoder {
     pub preparation: Preparation,
     /// Whether something said so; if not, the preparation is what is usual for ImageNet.
     pub preparation_said: bool,
+    /// What stands beside the encoder in its network, by name: a decoder and the like.
+    pub beside: BTreeMap<String, HostTensor>,
     /// Names of tensors in the file that belong to no encoder.
     pub ignored: Vec<String>,
     /// Which network of the file this is: keys and prefix, joined by dots; empty if it has none.
@@ -133,6 +137,7 @@ impl Encoder {
             head,
             preprocessing,
             classes,
+            beside,
             ignored,
             network,
             other_networks,
@@ -154,6 +159,7 @@ impl Encoder {
             classes,
             preparation,
             preparation_said,
+            beside,
             ignored,
             network,
             other_networks,

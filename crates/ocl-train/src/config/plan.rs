@@ -103,6 +103,9 @@ pub struct InitPlan {
     /// Which of several networks in the file is taken, if it was named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
+    /// Whether the method's decoder is the file's too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub decoder: bool,
 }
 
 /// What is read, and the crop.

@@ -43,7 +43,8 @@ pub fn summary(
         ),
     );
     if let Some(init) = &plan.init {
-        line("begins", format!("from the encoder in {}", init.path.display()));
+        let decoder = if init.decoder { " and its decoder" } else { "" };
+        line("begins", format!("from the encoder{decoder} in {}", init.path.display()));
     }
     line("method", plan.method.describe(model.patches()));
     line(

@@ -96,6 +96,21 @@ impl Mae {
         MaeLearner { mae: self, encoder, decoder }
     }
 
+    /// The method with the sizes of the decoder that stands beside an encoder in a file of weights;
+    /// none where there is no decoder.
+    ///
+    /// How many heads it has cannot be told from weights: as many as here where it is as wide, else
+    /// one for 32 channels, as in the authors' files.
+    pub fn with_decoder_of(self, beside: &BTreeMap<String, HostTensor>) -> Option<Self> {
+        let width = *beside.get("decoder_embed.bias")?.shape.first()?;
+        let is_there =
+            |block: &usize| beside.contains_key(&format!("decoder_blocks.{block}.norm1.bias"));
+        let depth = (0..).take_while(is_there).count();
+        let heads =
+            if width == self.decoder_width { self.decoder_heads } else { width.div_ceil(32) };
+        Some(Self { decoder_width: width, decoder_depth: depth, decoder_heads: heads, ..self })
+    }
+
     fn block(&self, mlp_ratio: usize) -> BlockShape {
         BlockShape { width: self.decoder_width, heads: self.decoder_heads, mlp_ratio }
     }
@@ -343,6 +358,16 @@ impl MaeLearner {
     ) -> Result<Self, WeightsError> {
         self.decoder = apply_module_state(self.decoder, "", others)?;
         Ok(self)
+    }
+
+    /// The learner with the decoder that stands beside an encoder in a file of weights.
+    pub(crate) fn with_decoder(
+        self,
+        mut beside: BTreeMap<String, HostTensor>,
+    ) -> Result<Self, WeightsError> {
+        // Other programs keep it, though it is no parameter.
+        beside.remove("decoder_pos_embed");
+        self.with_others(&mut beside)
     }
 
     pub(super) fn with_precision(mut self, precision: Precision) -> Self {

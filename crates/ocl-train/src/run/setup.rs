@@ -5,7 +5,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use ocl_data::{LoaderConfig, Order};
-use ocl_model::{OpenOptions, Vit};
+use ocl_model::{OpenOptions, OpenedWeights, Vit};
 
 use super::error::TrainError;
 use crate::config::{InitPlan, Plan};
@@ -23,13 +23,13 @@ pub(super) fn fresh_trainer(plan: &Plan, device: &Device) -> Result<Trainer, Tra
     let autodiff = device.clone().autodiff();
     let learner = match &plan.init {
         None => plan.method.learner(&plan.model, plan.seed, &autodiff)?,
-        Some(init) => plan.method.learner_over(initial(plan, init, &autodiff)?, plan.seed),
+        Some(init) => initial(plan, init, &autodiff)?,
     };
     Ok(trainer(plan, learner, AdamWState::default(), None, device))
 }
 
-/// The encoder that a run begins from.
-fn initial(plan: &Plan, init: &InitPlan, device: &Device) -> Result<Vit, TrainError> {
+/// What a run begins with that goes on from a file.
+fn initial(plan: &Plan, init: &InitPlan, device: &Device) -> Result<Learner, TrainError> {
     let wrong = |reason: String| TrainError::Init { path: init.path.clone(), reason };
     let bytes = std::fs::read(&init.path).map_err(|error| wrong(error.to_string()))?;
     if crc32fast::hash(&bytes) != init.crc32 {
@@ -41,7 +41,8 @@ fn initial(plan: &Plan, init: &InitPlan, device: &Device) -> Result<Vit, TrainEr
         image_px: Some(plan.model.image_px),
         prefix: init.prefix.clone(),
     };
-    let encoder = ocl_model::open_weights(&init.path, &options, device)?.vit;
+    let OpenedWeights { vit: encoder, beside, .. } =
+        ocl_model::open_weights(&init.path, &options, device)?;
     if *encoder.config() != plan.model {
         return Err(wrong(format!("it holds {:?}, not {:?}", encoder.config(), plan.model)));
     }
@@ -49,7 +50,10 @@ fn initial(plan: &Plan, init: &InitPlan, device: &Device) -> Result<Vit, TrainEr
         let method = plan.method.name();
         return Err(wrong(format!("{method} needs a class token, which this encoder has not")));
     }
-    Ok(encoder)
+    match plan.method.learner_over(encoder, plan.seed) {
+        Learner::Mae(learner) if init.decoder => Ok(Learner::Mae(learner.with_decoder(beside)?)),
+        learner => Ok(learner),
+    }
 }
 
 /// A trainer that goes on with networks and moments; the average begins at the encoder's weights

@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use ocl_data::{Source, SourceKind, Split};
 use ocl_eval::open_encoder;
 use ocl_model::OpenOptions;
-use ocl_train::{Chunk, InitPlan, ModelRecipe, Plan, Recipe, Start, command_line};
+use ocl_train::{Chunk, InitPlan, Method, ModelRecipe, Plan, Recipe, Start, command_line};
 
 use crate::options::{tell_network, word};
 use crate::pretraining::PretrainArgs;
@@ -71,9 +71,23 @@ fn begin_from(
         heads: Some(config.heads),
         mlp_ratio: Some(config.mlp_ratio),
     };
+    let asks = |pair: &String| pair.trim_start().starts_with("method.decoder_");
+    let decoder = match &mut recipe.method {
+        // A decoder that was asked for is drawn anew.
+        Method::Mae(mae) if !overrides.iter().any(asks) => {
+            match mae.with_decoder_of(&encoder.beside) {
+                Some(own) => {
+                    *mae = own;
+                    true
+                }
+                None => false,
+            }
+        }
+        _ => false,
+    };
     let path = std::path::absolute(&encoder.weights)?;
     let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(InitPlan { crc32: crc32fast::hash(&bytes), path, prefix: options.prefix })
+    Ok(InitPlan { crc32: crc32fast::hash(&bytes), path, prefix: options.prefix, decoder })
 }
 
 /// The built-in recipe that fits the data when none was named.

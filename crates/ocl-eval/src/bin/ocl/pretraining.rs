@@ -66,7 +66,8 @@ pub(crate) struct PretrainArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) method: Option<String>,
     /// Begin from this encoder and not from random weights: a run, a fine-tuning, or weights of any
-    /// program; its size goes before the recipe's
+    /// program; its size goes before the recipe's. With --method mae, from its decoder too where the
+    /// file has one (--set method.decoder_depth=N draws one anew)
     #[arg(long, value_name = "RUN|FILE")]
     pub(crate) init: Option<PathBuf>,
     /// Of several networks in --init's file the one whose names begin so [default: the one meant for

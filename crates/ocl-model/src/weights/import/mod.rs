@@ -11,6 +11,7 @@ mod pickle_machine;
 mod shape;
 mod torch;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -61,7 +62,10 @@ pub struct OpenedWeights {
     pub preprocessing: Option<Preprocessing>,
     /// Names of the head's classes; empty where nothing says them.
     pub classes: Vec<String>,
-    /// Names of tensors that belong to no encoder: decoders, mask tokens, projection heads.
+    /// What stands beside the encoder in its network, by name: a decoder, mask tokens, projection
+    /// heads.
+    pub beside: BTreeMap<String, HostTensor>,
+    /// Full names of all tensors that belong to no encoder.
     pub ignored: Vec<String>,
     /// Which network of the file this is: keys and prefix, joined by dots; empty if it has none.
     pub network: String,
@@ -199,7 +203,8 @@ fn build(
     device: &Device,
 ) -> Result<OpenedWeights, ImportError> {
     let Checkpoint { tensors, taken } = found?;
-    let names::Named { encoder, head, ignored } = names::sort(tensors, &taken.network.prefix);
+    let names::Named { encoder, head, beside, ignored } =
+        names::sort(tensors, &taken.network.prefix);
     let heads = options.heads.or(hints.heads);
     let config = match &own {
         Some(Description { encoder, .. }) => {
@@ -229,6 +234,7 @@ fn build(
         head,
         preprocessing: hints.preprocessing.or_else(preprocessing),
         classes: named.unwrap_or_default(),
+        beside,
         ignored,
         network: taken.network.name(),
         other_networks: taken.others,

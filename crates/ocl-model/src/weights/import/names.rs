@@ -12,7 +12,9 @@ pub(super) struct Named {
     pub(super) encoder: BTreeMap<String, HostTensor>,
     /// Weight and bias of a linear classifier.
     pub(super) head: Option<[HostTensor; 2]>,
-    /// Names of what belongs to no encoder.
+    /// What stands beside the encoder under the same prefix: decoders, mask tokens.
+    pub(super) beside: BTreeMap<String, HostTensor>,
+    /// Full names of what belongs to no encoder.
     pub(super) ignored: Vec<String>,
 }
 
@@ -36,7 +38,10 @@ pub(super) fn sort(tensors: Vec<(String, HostTensor)>, prefix: &str) -> Named {
         match name.as_str() {
             "head.weight" | "head.bias" => drop(head.insert(name, tensor)),
             "dist_token" => distilled = Some(tensor),
-            _ if belongs_to_no_encoder(&name) => named.ignored.push(full),
+            _ if belongs_to_no_encoder(&name) => {
+                named.ignored.push(full);
+                named.beside.insert(name, tensor);
+            }
             _ => drop(named.encoder.insert(name, tensor)),
         }
     }
@@ -146,6 +151,7 @@ mod tests {
         ]);
         assert!(named.head.is_some());
         assert_eq!(named.ignored, ["decoder_blocks.0.norm1.weight", "mask_token"]);
+        assert!(named.beside.keys().eq(&named.ignored));
         let distilled =
             sorted(&[KERNEL, "dist_token", "head.weight", "head.bias", "head_dist.bias"]);
         assert!(distilled.head.is_none() && distilled.encoder.contains_key("reg_token"));
