@@ -53,6 +53,10 @@ pub enum Purpose {
     Corruption = 0x726f,
     /// Which labelled samples of a class a few-label protocol uses.
     FewShot = 0x6673,
+    /// Which images are shown in pictures of what an encoder sees.
+    Inspected = 0x6973,
+    /// Which patches stay of an image that is shown occluded.
+    Occluded = 0x6f63,
     /// Which samples the embedded set is made of.
     EmbeddedSet = 256,
     /// Synthetic values of benches and tests.

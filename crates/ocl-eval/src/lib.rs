@@ -41,6 +41,6 @@ pub use predict::{PredictOptions, Predicted, PredictionFormat, predict};
 pub use progress::Progress;
 pub use protocols::{EvalRecipe, KnnConfig, Protocol, ShiftedSet, knn, linear_cached, nearest};
 pub use report::{
-    Circumstances, Findings, REPORT_LIMITS, ResultRecord, append_results, prepare_results, report,
-    results_file, results_text, views, write_grid, write_views,
+    Circumstances, Findings, Inspection, REPORT_LIMITS, ResultRecord, append_results,
+    prepare_results, report, results_file, results_text, views, write_grid, write_views,
 };

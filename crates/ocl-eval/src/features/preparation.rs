@@ -74,7 +74,8 @@ impl Preparation {
         Preprocessing { mean, std, crop_ratio }
     }
 
-    fn view(&self) -> EvalView {
+    /// The centre view of images so prepared.
+    pub fn view(&self) -> EvalView {
         let Self { normalisation, resize_ratio, geometry, .. } = *self;
         EvalView { geometry, normalisation, resize_ratio }
     }

@@ -6,18 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ocl_data::{
-    Batch, EvalView, Geometry, Keep, Loader, LoaderConfig, Normalisation, RgbImage, Source, Split,
-    TrainView, View, centre_crop,
+    Batch, EvalView, Keep, Loader, LoaderConfig, RgbImage, Source, Split, TrainView, View,
+    centre_crop,
 };
 use ocl_train::{Learner, Method, Plan};
 
 use super::grid::write_titled;
+use super::paint::{LEAST_PX, Paint, batch_shape, chosen};
 use crate::error::EvalError;
-
-/// Least side of a picture: smaller crops are drawn with larger pixels.
-const LEAST_PX: u32 = 112;
-/// What stands for a patch that is not seen.
-const HIDDEN: u8 = 205;
 
 /// What a method sees of the first images of a run's first batch: the title of each column, and a
 /// row of pictures for each image.
@@ -158,73 +154,9 @@ fn part_of(batch: &Batch, images: Range<usize>) -> Batch {
     }
 }
 
-/// A batch without images, of the same shape.
-fn batch_shape(batch: &Batch) -> Batch {
-    let &Batch { epoch, index, crops, kept, patch_len, .. } = batch;
-    Batch { epoch, index, crops, kept, patch_len, ..Batch::default() }
-}
-
-/// The patches of these ids, `len` of each of the first images, out of a batch that has all.
-fn chosen(batch: &Batch, images: usize, ids: &[u32], len: usize) -> Batch {
-    let all = batch.kept;
-    let patch = |image: usize, id: u32| {
-        let at = (image * all + id as usize) * batch.patch_len;
-        &batch.patches[at..at + batch.patch_len]
-    };
-    let of_image = |image: usize| ids[image * len..][..len].iter().map(move |&id| (image, id));
-    let patches = (0..images).flat_map(of_image).flat_map(|(image, id)| patch(image, id));
-    let patches = patches.copied().collect();
-    Batch { patches, positions: ids.to_vec(), images, kept: len, ..batch_shape(batch) }
-}
-
-/// From normalised patches back to pictures.
-struct Paint {
-    geometry: Geometry,
-    normalisation: Normalisation,
-}
-
-impl Paint {
-    /// Some of an image's patches, where they lie in a crop.
-    fn crop(&self, batch: &Batch, image: usize, crop: usize, seen: Range<usize>) -> RgbImage {
-        let (side, patch) = (self.geometry.image_px as usize, self.geometry.patch_px as usize);
-        let first = (image * batch.crops + crop) * batch.kept;
-        let mut pixels = vec![HIDDEN; side * side * 3];
-        for place in seen {
-            let position = batch.positions[first + place] as usize;
-            let (top, left) = (position / self.geometry.grid(), position % self.geometry.grid());
-            let values = &batch.patches[(first + place) * batch.patch_len..][..batch.patch_len];
-            for (y, line) in values.chunks_exact(patch * 3).enumerate() {
-                let at = ((top * patch + y) * side + left * patch) * 3;
-                for (i, value) in line.iter().enumerate() {
-                    let Normalisation { mean, std } = &self.normalisation;
-                    let level = (value * std[i % 3] + mean[i % 3]) * 255.0;
-                    pixels[at + i] = level.round().clamp(0.0, 255.0) as u8;
-                }
-            }
-        }
-        self.enlarged(RgbImage::new(self.geometry.image_px, self.geometry.image_px, pixels))
-    }
-
-    /// The same with larger pixels, where there are few.
-    fn enlarged(&self, image: RgbImage) -> RgbImage {
-        let times = LEAST_PX.div_ceil(image.width_px).max(1);
-        if times == 1 {
-            return image;
-        }
-        let (side, width) = (image.width_px * times, image.width_px as usize);
-        let pixel =
-            |at: usize| (at / side as usize / times as usize, at % side as usize / times as usize);
-        let pixels = (0..side as usize * side as usize).flat_map(|at| {
-            let (y, x) = pixel(at);
-            let from = (y * width + x) * 3;
-            [image.pixels[from], image.pixels[from + 1], image.pixels[from + 2]]
-        });
-        RgbImage::new(side, side, pixels.collect())
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::paint::HIDDEN;
     use super::*;
     use burn::tensor::Device;
     use ocl_train::Recipe;

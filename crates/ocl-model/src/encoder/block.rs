@@ -35,6 +35,23 @@ impl Attention {
     /// # Shapes
     /// `[B, T, D]` to `[B, Q, D]`.
     fn forward_queries(&self, x: Tensor<3>, queries: usize, precision: Precision) -> Tensor<3> {
+        let [b, _, d] = x.dims();
+        let (weights, v) = self.weights(x, queries, precision); // [B, H, Q, T], [B, H, T, d]
+        let mixed = precision.factor(weights).matmul(v); // [B, H, Q, d]
+        let mixed = mixed.swap_dims(1, 2).reshape([b, queries, d]); // [B, Q, D]
+        precision.result(self.proj.forward_in(precision, mixed))
+    }
+
+    /// `softmax(q k^T / sqrt(d_head))` of the first `queries` tokens, and the values `v`.
+    ///
+    /// # Shapes
+    /// `[B, T, D]` to `[B, H, Q, T]` and `[B, H, T, d]`.
+    fn weights(
+        &self,
+        x: Tensor<3>,
+        queries: usize,
+        precision: Precision,
+    ) -> (Tensor<4>, Tensor<4>) {
         let [b, t, d] = x.dims();
         let head = d / self.heads;
         let qkv = self.qkv.forward_in(precision, precision.factor(x));
@@ -46,10 +63,7 @@ impl Attention {
         let (q, k, v) = (part(0).narrow(2, 0, queries), part(1), part(2));
         // Scaling the queries touches T x d values a head, scaling the scores T x T.
         let scores = q.mul_scalar((head as f64).powf(-0.5)).matmul(k.swap_dims(2, 3)); // [B, H, Q, T]
-        let weights = activation::softmax(precision.result(scores), 3);
-        let mixed = precision.factor(weights).matmul(v); // [B, H, Q, d]
-        let mixed = mixed.swap_dims(1, 2).reshape([b, queries, d]); // [B, Q, D]
-        precision.result(self.proj.forward_in(precision, mixed))
+        (activation::softmax(precision.result(scores), 3), v)
     }
 }
 
@@ -166,6 +180,14 @@ impl Block {
         let x = x + scaled(branch, &self.ls1) * attn;
         let branch = self.mlp.forward_in(precision, self.norm2.forward(x.clone()));
         self.checked(x + scaled(branch, &self.ls2) * mlp)
+    }
+
+    /// Where the first `queries` tokens look, by head.
+    ///
+    /// # Shapes
+    /// `[B, T, D]` to `[B, H, Q, T]`; rows sum to 1.
+    pub(crate) fn attention(&self, x: Tensor<3>, queries: usize) -> Tensor<4> {
+        self.attn.weights(self.norm1.forward(x), queries, self.precision).0
     }
 
     fn forward_queries(&self, x: Tensor<3>, queries: usize) -> Tensor<3> {

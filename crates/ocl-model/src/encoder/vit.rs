@@ -135,6 +135,23 @@ impl Vit {
         normed(&self.norm, self.without_registers(x)) // [B, 1+T, D]
     }
 
+    /// Where the last block's class token looks among the patch tokens, by head; without a class
+    /// token, where all tokens look on average. What goes to the class token itself and to registers
+    /// is left out, so that rows sum to less than 1.
+    ///
+    /// # Shapes
+    /// `[B, T, D]` to `[B, H, T]`.
+    pub fn last_attention(&self, tokens: Tensor<3>) -> Tensor<3> {
+        let patches = tokens.dims()[1];
+        let x = self.with_prefix(tokens); // [B, 1+R+T, D]
+        let (last, blocks) = self.blocks.split_last().expect("a valid encoder has blocks");
+        let x = blocks.iter().fold(x, |x, block| block.forward(x));
+        let all = x.dims()[1];
+        let queries = if self.has_cls_token() { 1 } else { all };
+        let weights = last.attention(x, queries).mean_dim(2); // [B, H, 1, 1+R+T]
+        weights.narrow(3, all - patches, patches).squeeze_dim(2)
+    }
+
     /// The class tokens of [`Vit::encode`], without the work of the last block on the patch tokens.
     ///
     /// # Shapes
@@ -324,6 +341,25 @@ mod tests {
             vit.encode_branches(tokens.clone(), &[both([1.0, 0.0, 1.0]), both([1.0, 0.0, 1.0])]);
         close(out.clone().slice([1..2, 1..5]), tokens.slice([1..2, 0..4]));
         close(vit.final_norm(out).slice([2..3, 0..5]), whole.slice([2..3, 0..5]));
+    }
+
+    #[test]
+    fn attention_is_a_share_of_what_each_head_looks_at() {
+        let (vit, config, device) = small();
+        let a = patches(3, 4, config.patch_len(), &device);
+        let places = Tensor::<2, Int>::from_data([[0, 5, 9, 3]], &device).expand([3, 4]);
+        let tokens = vit.tokens(a, places);
+        for vit in [vit.clone(), vit.without_cls_token()] {
+            let attention = vit.last_attention(tokens.clone());
+            assert_eq!(attention.dims(), [3, 2, 4]);
+            let shares: Vec<f32> = attention.sum_dim(2).try_into_vec_as().unwrap();
+            let (expected, within) = match vit.has_cls_token() {
+                // Weights as small as new ones look at all tokens nearly alike: at 4 of 5 here.
+                true => (0.8, 0.1),
+                false => (1.0, 1e-5),
+            };
+            assert!(shares.iter().all(|share| (share - expected).abs() < within), "{shares:?}");
+        }
     }
 
     #[test]

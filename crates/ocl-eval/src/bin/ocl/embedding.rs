@@ -23,7 +23,7 @@ use crate::ranks::{self, RanksArgs, in_words};
 #[derive(Args, Debug)]
 pub(crate) struct EncoderArgs {
     #[command(flatten)]
-    common: Common,
+    pub(crate) common: Common,
     /// Run folder that pretrain made
     #[arg(long, value_name = "RUN", required_unless_present = "weights")]
     run: Option<PathBuf>,
@@ -90,7 +90,7 @@ pub(crate) struct NeighboursArgs {
 }
 
 /// An encoder and the images it is shown.
-fn open(
+pub(crate) fn open(
     world: &World,
     args: &EncoderArgs,
     data: &str,

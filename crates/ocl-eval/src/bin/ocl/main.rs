@@ -8,6 +8,7 @@ mod data;
 mod embedding;
 mod exchange;
 mod finetuning;
+mod inspecting;
 mod launching;
 mod measuring;
 mod options;
@@ -61,6 +62,8 @@ enum Command {
     Embed(embedding::EmbedArgs),
     /// What a method sees of images, as a picture: crops, kept patches, masks
     Views(viewing::ViewsArgs),
+    /// What an encoder sees of images, as pictures: components, attention, similar patches, occlusion
+    Inspect(inspecting::InspectArgs),
     /// Nearest neighbours of query images, as a picture
     Neighbours(embedding::NeighboursArgs),
     /// An encoder, fine-tuned or not, as a folder that timm and Hugging Face load
@@ -112,6 +115,7 @@ fn main() -> ExitCode {
         Command::Predict(args) => predicting::run(&args).map(done),
         Command::Embed(args) => embedding::run_embed(&args),
         Command::Views(args) => viewing::run(&args).map(done),
+        Command::Inspect(args) => inspecting::run(&args).map(done),
         Command::Neighbours(args) => embedding::run_neighbours(&args).map(done),
         Command::Export(args) => exchange::export(&args).map(done),
         Command::Import(args) => exchange::import(&args).map(done),
