@@ -3,6 +3,8 @@
 //!
 //! Thin on purpose. It depends on neither burn nor our crates, so it builds in seconds.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "for people at a terminal")]
+
 mod backend;
 mod bench_gpu;
 mod bench_ranks;

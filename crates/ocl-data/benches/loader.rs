@@ -5,6 +5,8 @@
 //!
 //! 224 px crops of patch 16 at mask ratio 0.9, the setting of the paper.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "for people at a terminal")]
+
 use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;

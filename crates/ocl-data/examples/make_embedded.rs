@@ -4,6 +4,8 @@
 //! cargo run --release -p ocl-data --no-default-features --example make_embedded -- \
 //!     /usr/share/datasets/fashion-mnist crates/ocl-data/data
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "for people at a terminal")]
+
 use std::error::Error;
 use std::fs::File;
 use std::io::{Read, Write};

@@ -2,6 +2,8 @@
 //!
 //! cargo run --release -p ocl-data --example stream_folder -- [FOLDER]
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "for people at a terminal")]
+
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Instant;

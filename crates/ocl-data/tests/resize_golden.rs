@@ -4,6 +4,7 @@
 //! photo.crop((x, y, x + w, y + h)).resize((side, side), Image.BICUBIC)
 //! ```
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "for people at a terminal")]
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
 use std::path::PathBuf;

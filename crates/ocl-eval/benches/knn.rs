@@ -2,6 +2,8 @@
 //!
 //! `cargo bench -p ocl-eval --bench knn`
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "for people at a terminal")]
+
 use std::time::Instant;
 
 use burn::tensor::Device;

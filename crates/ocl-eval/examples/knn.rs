@@ -2,6 +2,8 @@
 //!
 //! `cargo run --release -p ocl-eval --example knn`
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "for people at a terminal")]
+
 use std::error::Error;
 use std::sync::Arc;
 

@@ -3,6 +3,7 @@
 //!
 //! `OCL_CRASH_KILLS=1000 cargo test --release --workspace --test crash` kills it that often by each.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "for people at a terminal")]
 #![cfg(all(feature = "flex", unix))]
 #![allow(clippy::unwrap_used, reason = "a test may")]
 

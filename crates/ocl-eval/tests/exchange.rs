@@ -1,5 +1,6 @@
 //! The program on weights of other programs; what these weights give is tested in `ocl-model`.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "for people at a terminal")]
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
 use std::path::PathBuf;

@@ -4,6 +4,7 @@
 //! `weight.bias` `[C]`; expected are the loss of each of the S steps, the end weights and running
 //! statistics, and the evaluation-mode logits of the first batch.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "for people at a terminal")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::Path;

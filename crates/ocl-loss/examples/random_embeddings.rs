@@ -2,6 +2,8 @@
 //!
 //! `cargo run --release -p ocl-loss --example random_embeddings`
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "for people at a terminal")]
+
 use burn::tensor::{Device, Distribution, Tensor};
 use ocl_loss::{TspSimilarity, chance_loss, contrastive_loss};
 

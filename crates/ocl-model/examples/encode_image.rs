@@ -5,6 +5,8 @@
 //! Without an image a synthetic one is encoded, without weights an untrained ViT-Ti/16 encodes it.
 //! Weights are such as a run leaves in `encoder.safetensors`.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "for people at a terminal")]
+
 use std::error::Error;
 use std::path::Path;
 

@@ -22,6 +22,7 @@
 //! t = m.forward_features(images); features = m.forward_head(t, pre_logits=True); logits = m(images)
 //! ```
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "for people at a terminal")]
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
 use std::collections::BTreeMap;

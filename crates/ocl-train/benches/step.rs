@@ -6,6 +6,8 @@
 //! seconds. Lists, as in `--model base,large --batch 512,1800`, are timed in every combination by
 //! one process, whose kernels are compiled once.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "for people at a terminal")]
+
 use std::error::Error;
 use std::process::ExitCode;
 use std::time::Instant;

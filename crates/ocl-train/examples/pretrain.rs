@@ -2,6 +2,8 @@
 //!
 //! `cargo run --release -p ocl-train --example pretrain`
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "for people at a terminal")]
+
 use std::sync::Arc;
 
 use ocl_data::{Loader, LoaderConfig, Source, SourceKind, Split};

@@ -30,7 +30,9 @@ pub use config::{
 };
 pub use device::{Backend, BackendError, batch_tensors, keep_freed_memory};
 pub use invocation::{command_line, invocation};
-pub use log::{Event, JournalError, Progress, StepRecord, summary};
+pub use log::{
+    Event, JournalError, Progress, StepRecord, lost_output, print_text, say_line, summary,
+};
 pub use methods::{
     Embedded, Figures, IJepa, IJepaLearner, IJepaPredictor, Learner, Mae, MaeDecoder, MaeLearner,
     Method, MocoHead, MocoV3, MocoV3Learner, Objective, Ocl, OclLearner, Pass, PendingFigures,
@@ -43,7 +45,8 @@ pub use optim::{
 };
 pub use run::{
     Capture, CheckpointError, INTERRUPTED, Outcome, Replay, RunLock, Start, TrainError, Until,
-    check_alike, pretrain, pretrain_in, replace_file, replay, saved_learner, stop_on_signals,
+    check_alike, on_stop_signals, pretrain, pretrain_in, replace_file, replay, saved_learner,
+    stop_on_signals,
 };
 pub use step::{MicroBatches, Readback, Reading, StepOutput, Trainer, parts_of, sum_of_parts};
 pub use world::{Elsewhere, Launched, Place, World, WorldError};

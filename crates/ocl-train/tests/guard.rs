@@ -2,6 +2,8 @@
 //!
 //! This program starts itself again as two processes, whose second one goes wrong.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "for people at a terminal")]
+
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 

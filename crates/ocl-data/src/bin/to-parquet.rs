@@ -41,14 +41,14 @@ struct Named {
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let [features, out] = words.as_slice() else {
-        println!("{HELP}");
+        let _ = writeln!(std::io::stdout(), "{HELP}");
         return ExitCode::from(if words == ["--help"] { 0 } else { 2 });
     };
     // Under another name until it is whole.
     let part = format!("{out}.part");
     let made = convert(features, Path::new(&part)).and_then(|()| Ok(std::fs::rename(&part, out)?));
     if let Err(error) = made {
-        eprintln!("error: {features} to {out}: {error}");
+        let _ = writeln!(std::io::stderr(), "error: {features} to {out}: {error}");
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS

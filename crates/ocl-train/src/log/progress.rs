@@ -83,8 +83,8 @@ impl Progress {
     /// Prints a line above the bar, or as a plain one.
     pub fn say(&self, line: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(bar) => bar.suspend(|| crate::say!("{line}")),
+            None => crate::say!("{line}"),
         }
     }
 
@@ -131,7 +131,7 @@ impl Progress {
             || self.line_at.elapsed() >= Duration::from_secs(LINE_SECS)
         {
             self.line_at = Instant::now();
-            eprintln!("step {}/{}  {text}", record.step, self.total);
+            crate::say!("step {}/{}  {text}", record.step, self.total);
         }
     }
 }

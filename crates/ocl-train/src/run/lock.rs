@@ -4,6 +4,7 @@ use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::path::Path;
 
+use super::atomic_file::cannot;
 use super::error::TrainError;
 
 /// The lock on a run folder. The system lets go of it when the process ends, however that happens;
@@ -11,10 +12,12 @@ use super::error::TrainError;
 #[derive(Debug)]
 pub struct RunLock {
     _file: File,
+    unguarded: Option<std::io::Error>,
 }
 
 impl RunLock {
-    /// Locks an existing folder.
+    /// Locks an existing folder. Where the file system has no locks, as Lustre often and NFS, SMB and
+    /// FUSE sometimes, it goes on without: [`RunLock::unguarded`] says so.
     ///
     /// # Errors
     /// [`TrainError::Locked`] while another process has it.
@@ -23,6 +26,7 @@ impl RunLock {
         let fail = |source| TrainError::Folder { path: path.clone(), source };
         let mut file =
             File::options().create(true).append(true).read(true).open(&path).map_err(fail)?;
+        let mut unguarded = None;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -32,13 +36,19 @@ impl RunLock {
                     owner: owner.trim().into(),
                 });
             }
+            Err(TryLockError::Error(source)) if cannot(&source) => unguarded = Some(source),
             Err(TryLockError::Error(source)) => return Err(fail(source)),
         }
         // Who has it, for the message to others.
         file.set_len(0)
             .and_then(|()| writeln!(file, "process {}", std::process::id()))
             .map_err(fail)?;
-        Ok(Self { _file: file })
+        Ok(Self { _file: file, unguarded })
+    }
+
+    /// Why nothing keeps a second process out of the folder, where nothing does.
+    pub fn unguarded(&self) -> Option<&std::io::Error> {
+        self.unguarded.as_ref()
     }
 }
 

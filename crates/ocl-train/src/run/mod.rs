@@ -20,4 +20,4 @@ pub use lock::RunLock;
 pub use pretrain::{Outcome, Start, Until, pretrain, pretrain_in};
 pub use ranks::check_alike;
 pub use replay::{Capture, Replay, replay};
-pub use stop::{INTERRUPTED, stop_on_signals};
+pub use stop::{INTERRUPTED, on_stop_signals, stop_on_signals};

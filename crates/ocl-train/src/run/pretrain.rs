@@ -9,7 +9,7 @@ use burn::tensor::Device;
 use ocl_data::{Loader, Source};
 use ocl_model::{Vit, state_bytes};
 
-use super::atomic_file::replace_file;
+use super::atomic_file::{folders_are_unsynced, replace_file};
 use super::checkpoint::{self, Checkpoint, CheckpointError};
 use super::error::TrainError;
 use super::lock::RunLock;
@@ -96,6 +96,9 @@ pub fn pretrain_in(
     mut observe: impl FnMut(Event<'_>),
 ) -> Result<Outcome, TrainError> {
     let lock = world.on_root(|| prepare_folder(plan, run, start), TrainError::in_words)?;
+    for note in lock.iter().flat_map(what_is_missing) {
+        observe(Event::Note(&note));
+    }
     let (mut trainer, mut step, mut saved) = begin(world, plan, run, start, device, &mut observe)?;
     let journal = world.on_root(|| Ok(Journal::open(run, step)?), TrainError::in_words)?;
     let mut probe = if world.is_root() { Probe::new(plan, &source) } else { None };
@@ -229,6 +232,25 @@ fn prepare_folder(plan: &Plan, run: &Path, start: Start) -> Result<RunLock, Trai
         replace_file(&path, plan.to_toml().as_bytes()).map_err(failed)?;
     }
     Ok(lock)
+}
+
+/// What the file system of a run folder does not protect from, in words.
+fn what_is_missing(lock: &RunLock) -> Vec<String> {
+    let mut missing = vec![];
+    if let Some(error) = lock.unguarded() {
+        missing.push(format!(
+            "this file system has no locks ({error}): nothing keeps a second process out of the run \
+             folder, so start none there"
+        ));
+    }
+    if folders_are_unsynced() {
+        missing.push(
+            "this file system cannot sync folders: after a power cut the newest checkpoint may be \
+             missing, and the run goes on from the one before"
+                .to_owned(),
+        );
+    }
+    missing
 }
 
 /// The trainer, the steps it has done, and the step of the checkpoint that it comes from. The root's

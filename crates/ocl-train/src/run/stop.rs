@@ -20,18 +20,40 @@ const ONE: Duration = Duration::from_millis(200);
 /// When the program listens already, or the system refuses.
 pub fn stop_on_signals(stop: &'static AtomicBool, say: bool) -> io::Result<()> {
     static FIRST: OnceLock<Instant> = OnceLock::new();
-    ctrlc::set_handler(move || {
+    on_stop_signals(move || {
         if !stop.swap(true, Ordering::Relaxed) {
             FIRST.get_or_init(Instant::now);
             if say {
-                eprintln!("\nstopping after this step; press Ctrl-C again to stop at once");
+                crate::say!("\nstopping after this step; press Ctrl-C again to stop at once");
             }
         } else if FIRST.get().is_none_or(|first| first.elapsed() > ONE) {
             std::process::exit(i32::from(INTERRUPTED));
         }
-    })
-    .map_err(io::Error::other)?;
+    })?;
     stop_on_usr1(stop)
+}
+
+/// Calls `handler` at each Ctrl-C, SIGTERM and SIGHUP; not at a SIGHUP that is ignored, as `nohup` has
+/// it: a terminal that goes away is then no reason to stop.
+///
+/// # Errors
+/// When the program listens already, or the system refuses.
+pub fn on_stop_signals(handler: impl FnMut() + Send + 'static) -> io::Result<()> {
+    #[cfg(unix)]
+    let nohup = {
+        // SAFETY: an action is integers and a pointer to a function that may be null: all zeros are one.
+        let mut action = unsafe { std::mem::zeroed::<libc::sigaction>() };
+        // SAFETY: the action is asked for alone; a null pointer sets none.
+        unsafe { libc::sigaction(libc::SIGHUP, std::ptr::null(), &raw mut action) };
+        action.sa_sigaction == libc::SIG_IGN
+    };
+    ctrlc::set_handler(handler).map_err(io::Error::other)?;
+    #[cfg(unix)]
+    if nohup {
+        // SAFETY: to ignore a signal has no preconditions.
+        unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+    }
+    Ok(())
 }
 
 /// SIGUSR1 asks for a checkpoint, however often it comes.

@@ -296,7 +296,7 @@ impl Drop for Mpi {
     fn drop(&mut self) {
         self.heart.rest();
         if std::thread::panicking() || !self.leaving.get() {
-            eprintln!("rank {} on {} has failed: all processes end", self.rank, self.place.host);
+            crate::say!("rank {} on {} has failed: all processes end", self.rank, self.place.host);
             abort(ABORTED);
         }
     }

@@ -97,7 +97,7 @@ impl Heart {
             Some(host) => format!("rank {rank} on {host}"),
             None => "another rank".to_owned(),
         };
-        eprintln!(
+        crate::say!(
             "error: rank {} has waited {secs} s for {whom}: all processes end. What was saved is \
              whole; train.patience_secs says how long to wait",
             self.rank

@@ -4,6 +4,7 @@
 //! Reads every `*.safetensors` in `OCL_GOLDEN_DIR`, else in `tests/golden`, and takes the constants
 //! from each file's metadata.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "for people at a terminal")]
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
 mod files;

@@ -1,6 +1,7 @@
 //! Command lines of `--option value` and words, for programs that want no library for them.
 
 use std::error::Error;
+use std::io::Write;
 use std::process::ExitCode;
 use std::str::FromStr;
 
@@ -10,7 +11,8 @@ pub(crate) fn program(help: &str, run: fn(Args) -> Result<(), Box<dyn Error>>) -
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            // Nobody can be told of a failure.
+            let _ = writeln!(std::io::stderr(), "error: {error}");
             ExitCode::FAILURE
         }
     }
@@ -24,7 +26,7 @@ impl Args {
     fn take(help: &str) -> Option<Args> {
         let args: Vec<String> = std::env::args().skip(1).collect();
         if args.iter().any(|arg| arg == "--help" || arg == "-h") {
-            println!("{help}");
+            let _ = writeln!(std::io::stdout(), "{help}");
             return None;
         }
         Some(Args(args))

@@ -90,21 +90,21 @@ pub(crate) fn run(args: &CompareArgs) -> Result<ExitCode> {
     if args.dry_run {
         return dry_run(args, &config, &folder);
     }
-    eprintln!("comparison in {}; {}", folder.display(), work(&config, args.backend));
-    let (standings, whole) = compare(&config, &folder, &STOP, |line| eprintln!("{line}"))?;
+    ocl_train::say!("comparison in {}; {}", folder.display(), work(&config, args.backend));
+    let (standings, whole) = compare(&config, &folder, &STOP, |line| ocl_train::say!("{line}"))?;
     if args.json {
         print(&format!("{}\n", standings.json()));
     } else if !standings.marks.is_empty() {
         print(&standings.text());
     }
     if !whole {
-        eprintln!("interrupted; the same command goes on from here");
+        ocl_train::say!("interrupted; the same command goes on from here");
         return Ok(ExitCode::from(INTERRUPTED));
     }
     let file = |name: &str| folder.join(name).display().to_string();
-    eprintln!("pictures {} and .png, figures .csv and .json", file("comparison.svg"));
+    ocl_train::say!("pictures {} and .png, figures .csv and .json", file("comparison.svg"));
     let first = folder.join(format!("{}-seed-0", config.entrants[0].method));
-    eprintln!(
+    ocl_train::say!(
         "each run is a run folder of its own: {}",
         command_line(&format!("eval --run {}", word(&first)))
     );

@@ -179,19 +179,22 @@ pub(crate) fn run_pack(args: &PackArgs) -> Result<()> {
             Err(SourceError::NotFound { .. }) if split == Split::Test => continue,
             Err(error) => return Err(error.into()),
         };
-        println!("{}", source.describe());
+        ocl_train::print_line!("{}", source.describe());
         if let Some(passed) = source.passed_over() {
-            eprintln!("{passed}");
+            ocl_train::say!("{passed}");
         }
         let packed = pack(&source, split, &args.to, &options, |done| {
             if done > 0 && done.is_multiple_of(10_000) {
-                println!("  {done} of {}", source.len());
+                ocl_train::print_line!("  {done} of {}", source.len());
             }
         })?;
         let (count, images, mb) = (packed.shards.len(), packed.images, packed.bytes >> 20);
-        println!("{images} images, {mb} MiB, {count} shards in {}", args.to.display());
+        ocl_train::print_line!(
+            "{images} images, {mb} MiB, {count} shards in {}",
+            args.to.display()
+        );
         for (name, reason) in &packed.skipped {
-            eprintln!("left out: {name}: {reason}");
+            ocl_train::say!("left out: {name}: {reason}");
         }
     }
     Ok(())

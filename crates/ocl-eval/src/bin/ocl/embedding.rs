@@ -196,15 +196,15 @@ pub(crate) fn run_neighbours(args: &NeighboursArgs) -> Result<()> {
     let found = nearest(&bank, &queries, (args.k + 1).min(bank.len()), &device, &mut progress)?;
     let shown = args.k.min(bank.len() - 1);
     for (number, (row, neighbours)) in rows.iter_mut().zip(&found).enumerate() {
-        println!("{}", args.query[number]);
+        ocl_train::print_line!("{}", args.query[number]);
         let others = neighbours.iter().filter(|other| own[number] != Some(other.row as usize));
         for neighbour in others.take(shown) {
             let index = neighbour.row as usize;
-            println!("  {:.4}  {}", neighbour.similarity, source.name_of(index));
+            ocl_train::print_line!("  {:.4}  {}", neighbour.similarity, source.name_of(index));
             row.push(source.image(index)?);
         }
     }
     write_grid(&rows, &args.grid)?;
-    println!("picture in {}", args.grid.display());
+    ocl_train::print_line!("picture in {}", args.grid.display());
     Ok(())
 }

@@ -76,7 +76,7 @@ pub(crate) fn import(args: &ImportArgs) -> Result<()> {
 fn write(encoder: &Encoder, to: &Target) -> Result<()> {
     tell_network(encoder);
     if !encoder.preparation_said {
-        eprintln!(
+        ocl_train::say!(
             "note: nothing says how images were prepared; ImageNet's mean and deviation are written"
         );
     }

@@ -30,7 +30,7 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
     let shared = |world: &World| train(world, args);
     ranks::run(ranks, Stop::AfterStep, shared, |(done, folder)| {
         let Some(done) = done else {
-            eprintln!(
+            ocl_train::say!(
                 "interrupted; continue with\n  {}",
                 command_line(&format!("finetune --resume {}", word(&folder)))
             );

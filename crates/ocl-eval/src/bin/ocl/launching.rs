@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use ocl_train::on_stop_signals;
 
 /// What to do where several processes cannot be started.
 const INSTALL: &str = "install Open MPI (Debian: apt-get install openmpi-bin libopenmpi-dev \
@@ -110,7 +111,7 @@ fn hand_on_signals(child: &Child, stop: Stop) -> Result<()> {
     static ASKED: AtomicBool = AtomicBool::new(false);
     let child = child.id();
     let ask = move || {
-        eprintln!("stopping after this step; press Ctrl-C again to stop at once");
+        ocl_train::say!("stopping after this step; press Ctrl-C again to stop at once");
         // Again and again: `mpirun` that is still starting them has nobody to hand it on to.
         std::thread::spawn(move || {
             loop {
@@ -120,7 +121,7 @@ fn hand_on_signals(child: &Child, stop: Stop) -> Result<()> {
         });
     };
     let mut first = None::<Instant>;
-    ctrlc::set_handler(move || {
+    on_stop_signals(move || {
         if stop == Stop::AtOnce {
             tell(child, true);
         } else if !ASKED.swap(true, Ordering::SeqCst) {

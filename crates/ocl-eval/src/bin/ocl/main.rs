@@ -25,7 +25,7 @@ use std::process::ExitCode;
 
 use anyhow::anyhow;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use ocl_train::{Launched, invocation, keep_freed_memory};
+use ocl_train::{Launched, invocation, keep_freed_memory, lost_output};
 
 use options::{FinetuneArgs, KnnArgs, LinearArgs, ReportArgs, SuiteArgs};
 
@@ -123,10 +123,15 @@ fn main() -> ExitCode {
         Command::Pack(args) => data::run_pack(&args).map(done),
         Command::BenchData(args) => data::run_bench(&args).map(done),
     };
-    result.unwrap_or_else(|error| {
+    let code = result.unwrap_or_else(|error| {
         say(&error);
         ExitCode::FAILURE
-    })
+    });
+    if lost_output() {
+        ocl_train::say!("error: not all of the output could be written to stdout");
+        return ExitCode::FAILURE;
+    }
+    code
 }
 
 /// An error with its causes, a line each, in one piece.
@@ -135,18 +140,16 @@ fn say(error: &anyhow::Error) {
     for cause in error.chain().skip(1) {
         let _ = write!(text, "\n  because: {cause}");
     }
-    text.push('\n');
-    eprint!("{text}");
+    ocl_train::say!("{text}");
 }
 
 fn done((): ()) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Prints a text. A reader that closes early (`| head`) is no error of ours.
+/// Prints a text.
 fn print(text: &str) {
-    use std::io::Write as _;
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    ocl_train::print_text(format_args!("{text}"));
 }
 
 #[cfg(test)]

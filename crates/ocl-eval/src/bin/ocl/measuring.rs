@@ -76,7 +76,7 @@ fn measure(
         let mut records = Vec::new();
         for &protocol in protocols {
             if let Some(note) = prepared.note(protocol, recipe) {
-                eprintln!("{note}");
+                ocl_train::say!("{note}");
             }
             let record = prepared.measure(protocol, recipe, seeds, &mut progress)?;
             // At once: the next protocol may take hours, or be interrupted.
@@ -99,7 +99,7 @@ pub(crate) fn show(records: &[ResultRecord], folder: &Path, json: bool) -> Resul
         }
     } else {
         print(&results_text(records));
-        println!("kept in {}", results_file(folder).display());
+        ocl_train::print_line!("kept in {}", results_file(folder).display());
     }
     Ok(())
 }

@@ -26,7 +26,7 @@ pub(crate) struct Common {
 /// Says which of several networks in a file of weights was taken.
 pub(crate) fn tell_network(encoder: &Encoder) {
     if let Some(note) = encoder.network_note() {
-        eprintln!("{note}");
+        ocl_train::say!("{note}");
     }
 }
 
@@ -56,7 +56,7 @@ impl SplitArgs {
 /// Says on stderr what of a data set is not used.
 pub(crate) fn tell_passed_over(source: &Source) {
     if let Some(passed) = source.passed_over() {
-        eprintln!("{}: {passed}", source.describe());
+        ocl_train::say!("{}: {passed}", source.describe());
     }
 }
 

@@ -71,7 +71,7 @@ pub(crate) fn run(args: &PredictArgs) -> Result<()> {
     };
     out.flush()?;
     if unreadable > 0 {
-        eprintln!("{unreadable} could not be read");
+        ocl_train::say!("{unreadable} could not be read");
     }
     Ok(())
 }

@@ -223,7 +223,7 @@ fn train(world: &World, args: &PretrainArgs) -> Result<Option<Trained>> {
         if world.size() > 1 {
             let _ = writeln!(text, "{:10}{}", "ranks", who_shares(world, plan));
         }
-        if args.dry_run { print(&text) } else { eprint!("{text}") }
+        if args.dry_run { print(&text) } else { ocl_train::say!("{}", text.trim_end()) }
     }
     if args.dry_run {
         return Ok(None);
@@ -319,13 +319,17 @@ fn who_shares(world: &World, plan: &Plan) -> String {
 fn say_outcome(plan: &Plan, run: &Path, outcome: &Outcome) {
     if outcome.skipped > 0 {
         let list = run.join("quarantine.jsonl");
-        eprintln!("{} images could not be read; {} names them", outcome.skipped, list.display());
+        ocl_train::say!(
+            "{} images could not be read; {} names them",
+            outcome.skipped,
+            list.display()
+        );
     }
     if outcome.finished {
-        eprintln!("encoder {}", run.join("encoder.safetensors").display());
+        ocl_train::say!("encoder {}", run.join("encoder.safetensors").display());
         return;
     }
-    eprintln!(
+    ocl_train::say!(
         "interrupted after step {} of {}; continue with\n  {}",
         outcome.step,
         plan.steps,
@@ -340,7 +344,7 @@ fn evaluate(args: &PretrainArgs, run: &Path) -> Result<()> {
         let _ = write!(again, " --backend {}", args.backend);
     }
     if args.no_eval {
-        eprintln!("Not evaluated (--no-eval). To do so: {again}");
+        ocl_train::say!("Not evaluated (--no-eval). To do so: {again}");
         return Ok(());
     }
     measuring::write_report(&ReportArgs::of_run(run, args.backend))
@@ -357,17 +361,24 @@ pub(crate) fn replay_capture(args: &ReplayArgs) -> Result<ExitCode> {
     }
     let source = Arc::new(plan.data.open(Split::Train)?);
     let found = replay(&args.capture, &plan, source, &device, |step, loss| {
-        eprintln!("step {step}  loss {loss}");
+        ocl_train::say!("step {step}  loss {loss}");
     })?;
     let capture = &found.capture;
-    println!("step {}  loss {}  (captured: {})", capture.step, found.loss, capture.loss);
+    ocl_train::print_line!(
+        "step {}  loss {}  (captured: {})",
+        capture.step,
+        found.loss,
+        capture.loss
+    );
     for (name, norm) in &found.gradient_norms {
-        println!("  gradient {norm:12.4e}  {name}");
+        ocl_train::print_line!("  gradient {norm:12.4e}  {name}");
     }
     if !found.same {
-        println!("not what was captured: other data, another backend or another version?");
+        ocl_train::print_line!(
+            "not what was captured: other data, another backend or another version?"
+        );
         return Ok(ExitCode::FAILURE);
     }
-    println!("samples and loss are those of the capture");
+    ocl_train::print_line!("samples and loss are those of the capture");
     Ok(ExitCode::SUCCESS)
 }

@@ -40,7 +40,7 @@ pub(crate) fn run<T: Send>(
     if let (Err(error), false) = (&made, world.has_left()) {
         // The others wait for this process, and would for ever.
         let Place { host, .. } = world.place();
-        eprintln!("error: rank {} on {host}: {error:#}; all processes end", world.rank());
+        ocl_train::say!("error: rank {} on {host}: {error:#}; all processes end", world.rank());
         world.abort(1);
     }
     // Processes that wait for the root's end would keep a core busy each.
