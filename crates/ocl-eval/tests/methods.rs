@@ -189,6 +189,34 @@ fn a_run_goes_on_by_its_own_method_alone() {
 }
 
 #[test]
+fn a_run_goes_on_with_what_may_change_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("mine");
+    let args = ["pretrain", "--epochs", "1", "--no-eval", "--name", "mine", "--batch", "2000"];
+    stdout(&[&args[..], &["--out", text(folder.path())], &SMALL].concat());
+    let resume = ["pretrain", "--no-eval", "--resume", text(&run)];
+    let error = refused(&[&resume[..], &["--set", "batch.size=100"]].concat());
+    assert!(error.contains("batch.size: cannot change in a run that has begun"), "{error}");
+    let plan = || std::fs::read_to_string(run.join("plan.toml")).unwrap();
+    let before = plan();
+    let changed = ["--epochs", "3", "--set", "optim.base_lr=1e-5"];
+    stdout(&[&resume[..], &changed].concat());
+    let log = std::fs::read_to_string(run.join("log.jsonl")).unwrap();
+    let rate = |line: &str| -> f64 {
+        let record: serde_json::Value = serde_json::from_str(line).unwrap();
+        record["lr"].as_f64().unwrap()
+    };
+    let rates: Vec<f64> = log.lines().map(rate).collect();
+    assert_eq!(rates.len(), 12, "three epochs of four steps");
+    assert!(rates[4..].iter().all(|rate| *rate < 1e-4) && rates[2] > 1e-4, "{rates:?}");
+    assert!(!before.contains("changes") && plan().contains("after_step = 4"), "{}", plan());
+    // What was changed stays so.
+    stdout(&[&resume[..], &["--epochs", "4"]].concat());
+    assert_eq!(std::fs::read_to_string(run.join("log.jsonl")).unwrap().lines().count(), 16);
+    assert!(plan().contains("key = \"optim.base_lr\"") && plan().contains("after_step = 12"));
+}
+
+#[test]
 fn a_pre_training_goes_on_with_the_decoder_of_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let out = text(folder.path());

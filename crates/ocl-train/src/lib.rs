@@ -24,9 +24,9 @@ mod step;
 mod world;
 
 pub use config::{
-    BatchRecipe, Chunk, DataPlan, DataRecipe, Estimate, InitPlan, Known, Layers, ModelRecipe,
-    MonitorPlan, MonitorRecipe, OptimRecipe, Plan, PlanError, Recipe, RecipeError, SetKeys,
-    TrainRecipe, synthetic_batch,
+    BatchRecipe, Change, Chunk, DataPlan, DataRecipe, Estimate, InitPlan, Known, Layers,
+    ModelRecipe, MonitorPlan, MonitorRecipe, OptimRecipe, Plan, PlanError, Recipe, RecipeError,
+    SetKeys, TrainRecipe, synthetic_batch,
 };
 pub use device::{Backend, BackendError, batch_tensors, keep_freed_memory};
 pub use invocation::{command_line, invocation};
@@ -46,7 +46,7 @@ pub use optim::{
 pub use run::{
     Capture, CheckpointError, INTERRUPTED, Outcome, Replay, RunLock, Start, TrainError, Until,
     check_alike, on_stop_signals, pretrain, pretrain_in, replace_file, replay, saved_learner,
-    stop_on_signals,
+    saved_step, stop_on_signals,
 };
 pub use step::{MicroBatches, Readback, Reading, StepOutput, Trainer, parts_of, sum_of_parts};
 pub use world::{Elsewhere, Launched, Place, World, WorldError};

@@ -4,6 +4,7 @@
 //! [`Plan`] is what follows from it and the data: plain data, saved as `plan.toml`.
 
 mod built_in;
+mod changes;
 mod chunk;
 mod estimate;
 mod monitor;
@@ -13,6 +14,7 @@ mod plan;
 mod recipe;
 mod resolve;
 
+pub use changes::Change;
 pub use chunk::Chunk;
 pub use estimate::{Estimate, synthetic_batch};
 pub use monitor::MonitorPlan;

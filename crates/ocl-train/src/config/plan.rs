@@ -11,7 +11,7 @@ use ocl_model::{Precision, VitConfig};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::MonitorPlan;
+use super::{Change, MonitorPlan};
 use crate::methods::Method;
 use crate::optim::{AdamWConfig, Clock, Rates, WarmupCosine};
 
@@ -80,6 +80,9 @@ pub struct Plan {
     /// When the run is looked at more closely.
     #[serde(default)]
     pub monitor: MonitorPlan,
+    /// What was changed since the run began, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<Change>,
 }
 
 /// Seconds that a process waits for the others when a recipe says nothing of it.

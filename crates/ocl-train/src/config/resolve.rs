@@ -84,6 +84,7 @@ impl Plan {
             },
             warmup_written: recipe.warmup_written,
             monitor: MonitorPlan::default(),
+            changes: vec![],
         };
         plan.set_parts(batch.parts, 1)?;
         plan.set_chunk(chunk, Backend::Flex);

@@ -176,6 +176,11 @@ pub fn saved_learner(run: &Path, plan: &Plan, device: &Device) -> Result<Learner
     Ok(checkpoint.trainer.learner().clone())
 }
 
+/// Steps that a run's newest checkpoint has done; none without a checkpoint.
+pub fn saved_step(run: &Path) -> Option<u64> {
+    list(run).ok()?.last().and_then(|folder| step_of(folder))
+}
+
 /// One checkpoint, every file checked.
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! Why a run stopped.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ocl_data::LoaderError;
 use ocl_model::{ConfigError, WeightsError};
@@ -26,9 +26,10 @@ pub enum TrainError {
     #[error(
         "step {step} has a loss of {loss} and a gradient of norm {gradient_norm} (lr {lr:.3e}); \
          samples {}; nothing of this step was saved. To run it again: {}. To go on from the last \
-         checkpoint, lower optim.base_lr, lengthen optim.warmup_epochs, or set optim.clip_norm",
+         checkpoint with gradients clipped, or with a lower optim.base_lr: {} --set optim.clip_norm=1",
         sample_list(samples),
-        command_line(&format!("replay {}", capture.display()))
+        command_line(&format!("replay {}", capture.display())),
+        command_line(&format!("pretrain --resume {}", run_of(capture).display()))
     )]
     NonFinite {
         /// The step, counted from 1.
@@ -125,6 +126,11 @@ impl TrainError {
     pub(super) fn in_words(&self) -> String {
         ocl_data::in_words(self)
     }
+}
+
+/// The run that a capture was made in.
+fn run_of(capture: &Path) -> &Path {
+    capture.parent().and_then(Path::parent).unwrap_or(capture)
 }
 
 fn sample_list(samples: &[u64]) -> String {

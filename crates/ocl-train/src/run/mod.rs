@@ -14,7 +14,7 @@ mod stop;
 mod stored;
 
 pub use atomic_file::replace_file;
-pub use checkpoint::{CheckpointError, saved_learner};
+pub use checkpoint::{CheckpointError, saved_learner, saved_step};
 pub use error::TrainError;
 pub use lock::RunLock;
 pub use pretrain::{Outcome, Start, Until, pretrain, pretrain_in};

@@ -230,6 +230,8 @@ fn prepare_folder(plan: &Plan, run: &Path, start: Start) -> Result<RunLock, Trai
             return Err(TrainError::Occupied(run.to_owned()));
         }
         replace_file(&path, plan.to_toml().as_bytes()).map_err(failed)?;
+    } else if Plan::load(run).is_ok_and(|there| there.changes != plan.changes) {
+        replace_file(&path, plan.to_toml().as_bytes()).map_err(failed)?;
     }
     Ok(lock)
 }

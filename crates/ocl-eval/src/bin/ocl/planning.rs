@@ -8,7 +8,9 @@ use burn::tensor::Device;
 use ocl_data::{Source, SourceKind, Split};
 use ocl_eval::open_encoder;
 use ocl_model::OpenOptions;
-use ocl_train::{Chunk, InitPlan, Method, ModelRecipe, Plan, Recipe, Start, command_line};
+use ocl_train::{
+    Change, Chunk, InitPlan, Method, ModelRecipe, Plan, Recipe, Start, command_line, saved_step,
+};
 
 use crate::options::{tell_network, word};
 use crate::pretraining::PretrainArgs;
@@ -113,6 +115,13 @@ pub(crate) fn resumed(
 ) -> Result<(Plan, Arc<Source>, Start)> {
     let mut plan = Plan::load(run)?;
     plan.fits(processes)?;
+    let mut changes = args.overrides.clone();
+    changes.extend(args.epochs.map(|epochs| format!("train.epochs={epochs}")));
+    let before = plan.changes.len();
+    plan.change(&changes, saved_step(run).unwrap_or(0), args.backend)?;
+    for Change { key, from, to, after_step } in &plan.changes[before..] {
+        ocl_train::say!("{key} is {to} after step {after_step}, it was {from}");
+    }
     let own = plan.method.name();
     if let Some(other) = args.method.as_deref().filter(|asked| *asked != own) {
         let begin = command_line(&format!("pretrain --method {other} --init {}", word(run)));

@@ -103,8 +103,9 @@ pub(crate) struct PretrainArgs {
     /// Name of the run folder [default: the recipe's name and a number]
     #[arg(long)]
     pub(crate) name: Option<String>,
-    /// Continue the run in this folder
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "init", "overrides", "epochs", "batch", "seed", "name", "data_kind", "train_split", "test_split", "precision"])]
+    /// Continue the run in this folder; --set and --epochs may change what does not decide what was
+    /// learnt so far: rates, length, checkpoints, loading, monitors
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "init", "batch", "seed", "name", "data_kind", "train_split", "test_split", "precision"])]
     pub(crate) resume: Option<PathBuf>,
     /// Print the plan with its cost, and stop
     #[arg(long)]
