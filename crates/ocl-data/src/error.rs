@@ -107,7 +107,7 @@ pub enum LoaderError {
         too_many(*.bad, *.tried, *.allowed),
         quarantine_name(.quarantine),
         if bad == tried { "see whether it is what you meant to give" }
-        else { "mend or remove them, or raise the allowed share (data.max_bad_share)" }
+        else { "mend or remove them, or raise the allowed share (--max-bad-share, in recipes data.max_bad_share)" }
     )]
     TooManyBad {
         /// Distinct images that could not be read.

@@ -3,10 +3,15 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+use ocl_data::BadImage;
+
+use crate::text::counted;
+
 /// A line that rewrites itself, at most ten times a second; silent where stderr is no terminal.
 #[derive(Debug)]
 pub struct Progress {
     shown: bool,
+    silent: bool,
     written: bool,
     started: Instant,
     next: Instant,
@@ -15,17 +20,17 @@ pub struct Progress {
 impl Progress {
     /// Writes to stderr if it is a terminal.
     pub fn stderr() -> Self {
-        Self::new(std::io::stderr().is_terminal())
+        Self::new(std::io::stderr().is_terminal(), false)
     }
 
     /// Never writes.
     pub fn silent() -> Self {
-        Self::new(false)
+        Self::new(false, true)
     }
 
-    fn new(shown: bool) -> Self {
+    fn new(shown: bool, silent: bool) -> Self {
         let now = Instant::now();
-        Self { shown, written: false, started: now, next: now }
+        Self { shown, silent, written: false, started: now, next: now }
     }
 
     /// Begins a step: rates count from here.
@@ -52,6 +57,25 @@ impl Progress {
         self.written = true;
         // A terminal that went away is no reason to stop measuring.
         let _ = write!(std::io::stderr(), "\r\x1b[K{}", text());
+    }
+
+    /// Says which images could not be read and were left out, on a terminal or not.
+    pub(crate) fn left_out(&mut self, bad: &[BadImage]) {
+        const NAMED: usize = 10;
+        if bad.is_empty() || self.silent {
+            return;
+        }
+        self.clear();
+        ocl_train::say!(
+            "{} left out, which cannot be read:",
+            counted(bad.len(), "image", "images")
+        );
+        for BadImage { name, reason, .. } in bad.iter().take(NAMED) {
+            ocl_train::say!("  {name}: {reason}");
+        }
+        if bad.len() > NAMED {
+            ocl_train::say!("  and {} more", bad.len() - NAMED);
+        }
     }
 
     /// Takes the line away.

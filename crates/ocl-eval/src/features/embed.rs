@@ -132,12 +132,13 @@ pub fn embed(
     progress.begin();
     if done < source.len() {
         let view = View::Eval(reading.view);
-        in_turns(world, source, Split::Train, view, loader, make, |made| {
+        let bad = in_turns(world, source, Split::Train, view, loader, make, |made| {
             let file = file.as_mut().expect("the root takes what is made");
             file.append(&made.samples, &made.rows[0])?;
             progress.images("embedding", file.next, source.len());
             Ok(())
         })?;
+        progress.left_out(&bad);
     }
     world.on_root(|| file.map_or(Ok(()), |file| file.finish(source)), in_words)?;
     progress.clear();

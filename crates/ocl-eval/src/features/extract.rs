@@ -78,12 +78,13 @@ pub fn extract(
         made.collect()
     };
     progress.begin();
-    in_turns(world, source, split, View::Eval(config.view), loader, make, |made| {
+    let bad = in_turns(world, source, split, View::Eval(config.view), loader, make, |made| {
         rows.iter_mut().zip(made.rows).for_each(|(all, rows)| all.extend(rows));
         labels.extend(made.samples.iter().map(|&sample| of_sample[sample as usize]));
         progress.images(&format!("features of the {split} split"), labels.len(), total);
         Ok(())
     })?;
+    progress.left_out(&bad);
     let images = labels.len().max(1);
     let features = rows.into_iter().map(|rows| {
         let width = rows.len() / images;

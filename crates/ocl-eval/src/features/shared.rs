@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use ocl_data::{Batch, Findings, Loader, LoaderConfig, Source, Split, View, in_words};
+use ocl_data::{BadImage, Batch, Findings, Loader, LoaderConfig, Source, Split, View, in_words};
 use ocl_train::{Elsewhere, World};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -59,7 +59,8 @@ pub(crate) struct Made {
 
 /// Has each process make rows of its part of the images, `config.batch` at a time, and the root
 /// take them. What one process encodes at a time does not depend on how many there are: so the rows
-/// are those of one alone, bit for bit. The last batch may leave nothing to some processes.
+/// are those of one alone, bit for bit. The last batch may leave nothing to some processes. What could
+/// not be read is given back.
 ///
 /// # Errors
 /// In all processes, when one of them fails.
@@ -71,7 +72,7 @@ pub(crate) fn in_turns(
     config: LoaderConfig,
     mut make: impl FnMut(&Batch) -> Result<Vec<Vec<f32>>, EvalError>,
     mut take: impl FnMut(Made) -> Result<(), EvalError>,
-) -> Result<(), EvalError> {
+) -> Result<Vec<BadImage>, EvalError> {
     let failed = |source| EvalError::Loader { split, source };
     let (own, all) = (config.batch, config.batch * world.size());
     let share = world.rank() * own..(world.rank() + 1) * own;
@@ -79,6 +80,7 @@ pub(crate) fn in_turns(
     let loader = Loader::start(Arc::clone(source), view, config).map_err(failed);
     let mut loader = world.together(loader, in_words)?;
     let mut taken: Result<(), EvalError> = Ok(());
+    let mut bad = vec![];
     loop {
         let made = taken.and_then(|()| {
             let Some(batch) = loader.next() else { return Ok(None) };
@@ -90,10 +92,12 @@ pub(crate) fn in_turns(
         });
         let word = made.as_ref().ok().and_then(|made| made.as_ref().map(|made| made.0.clone()));
         let findings = loader.take_findings();
-        let (made, samples) =
-            agreed(world, made, word, findings, |findings| loader.note(findings).map_err(failed))?;
+        let (made, samples) = agreed(world, made, word, findings, |findings| {
+            bad.extend_from_slice(&findings.bad);
+            loader.note(findings).map_err(failed)
+        })?;
         let samples: Option<Vec<Vec<u64>>> = samples.into_iter().collect();
-        let (Some((_, rows)), Some(samples)) = (made, samples) else { return Ok(()) };
+        let (Some((_, rows)), Some(samples)) = (made, samples) else { return Ok(bad) };
         let rows = rows.into_iter().map(|rows| world.to_root(rows)).collect();
         taken =
             if world.is_root() { take(Made { samples: samples.concat(), rows }) } else { Ok(()) };

@@ -74,12 +74,14 @@ pub(super) fn measure(
         let logits = classifier.logits(tokens, None);
         Ok(vec![logits.try_into_vec_as().map_err(EvalError::Device)?])
     };
-    in_turns(world, source, Split::Test, View::Eval(config.view), loader, make, |made| {
+    let view = View::Eval(config.view);
+    let bad = in_turns(world, source, Split::Test, view, loader, make, |made| {
         let labels: Vec<u32> = made.samples.iter().map(|&sample| labels[sample as usize]).collect();
         tally.add_scores(&made.rows[0], &labels);
         confusion.add_scores(&made.rows[0], &labels);
         progress.line(|| "fine-tuning: test images".to_owned());
         Ok(())
     })?;
+    progress.left_out(&bad);
     Ok((tally.accuracy(), confusion))
 }

@@ -42,6 +42,9 @@ fn a_file_of_features_has_the_same_bytes_and_is_resumed_on_any_number_of_process
         assert!(output.status.success(), "{}", stderr(&output));
         let told = String::from_utf8_lossy(&output.stdout).into_owned();
         assert_eq!(told.matches("100 images in").count(), 1, "the root alone tells: {told}");
+        let said = stderr(&output);
+        assert_eq!(said.matches("2 images left out").count(), 1, "{said}");
+        assert!(said.contains("017.png: ") && said.contains("060.png: "), "{said}");
     }
     let whole = fs::read(file(1)).unwrap();
     let rows: Vec<f32> = whole[whole.len() - 100 * 16 * 4..]

@@ -100,8 +100,7 @@ pub(crate) fn open(
     let (heads, prefix) = (args.heads, args.prefix.clone());
     let options = OpenOptions { heads, image_px: None, prefix };
     let mut encoder = choose_encoder(run, weights, &options, device)?;
-    let workers = &mut encoder.preparation.workers;
-    *workers = args.common.workers.unwrap_or(*workers);
+    args.common.adjust(&mut encoder.preparation)?;
     let split = if args.test { Split::Test } else { Split::Train };
     let source = Source::open_named(data, args.data_kind, split, &args.splits.names(None))?;
     if world.is_root() {

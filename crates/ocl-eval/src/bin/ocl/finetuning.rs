@@ -79,7 +79,7 @@ fn fresh(args: &FinetuneArgs, processes: usize) -> Result<(FinetunePlan, PathBuf
     let recipe = FinetuneRecipe::load(&args.recipe, &args.overrides)?.for_processes(processes);
     let device = args.common.backend.device()?;
     let (run, weights) = (args.run.as_deref(), args.weights.as_deref());
-    let (from, model, preparation, run) = if args.scratch {
+    let (from, model, mut preparation, run) = if args.scratch {
         let run = Run::open(run.context("--scratch needs --run, which says what encoder")?)?;
         (None, run.plan.model.clone(), run.preparation(), Some(run))
     } else {
@@ -89,6 +89,7 @@ fn fresh(args: &FinetuneArgs, processes: usize) -> Result<(FinetunePlan, PathBuf
         let model = encoder.vit.config().clone();
         (Some(encoder.weights), model, encoder.preparation, encoder.run)
     };
+    args.common.adjust(&mut preparation)?;
     let plan = run.as_ref().map(|run| &run.plan.data);
     let kind = match (&args.data, args.data_kind, plan) {
         (_, Some(kind), _) => kind,

@@ -105,9 +105,12 @@ pub(crate) fn show(records: &[ResultRecord], folder: &Path, json: bool) -> Resul
 }
 
 pub(crate) fn write_report(args: &ReportArgs) -> Result<()> {
-    let run = Run::open(&args.run)?;
+    let mut run = Run::open(&args.run)?;
     let limits = [args.max_train, args.max_test];
-    let Common { workers, backend, json } = args.common;
+    let Common { workers, backend, json, .. } = args.common;
+    if let Some(share) = args.common.max_bad_share {
+        run.plan.data.max_bad_share = share;
+    }
     let findings = report(&run, limits, workers, backend, &mut Progress::stderr())?;
     if let Findings::Measured(report) = &findings {
         append_results(&run.folder, &report.results)?;

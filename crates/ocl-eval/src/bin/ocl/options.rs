@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::{Result, bail};
 use clap::Args;
 use ocl_data::{Source, SourceKind, SplitNames};
-use ocl_eval::{Encoder, REPORT_LIMITS};
+use ocl_eval::{Encoder, Preparation, REPORT_LIMITS};
 use ocl_model::Pooling;
 use ocl_train::Backend;
 
@@ -18,9 +19,27 @@ pub(crate) struct Common {
     /// Loader threads [default: the run's]
     #[arg(long)]
     pub(crate) workers: Option<usize>,
+    /// Share of the images that may be unreadable, 0 to 1, though ten always may; they are left out,
+    /// counted and named [default: the run's, or 0.01]
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) max_bad_share: Option<f64>,
     /// Print JSON instead of text
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+impl Common {
+    /// Images are prepared as these options ask.
+    pub(crate) fn adjust(&self, preparation: &mut Preparation) -> Result<()> {
+        if let Some(share) = self.max_bad_share {
+            if !(0.0..=1.0).contains(&share) {
+                bail!("--max-bad-share {share} is no share, 0 to 1");
+            }
+            preparation.max_bad_share = share;
+        }
+        preparation.workers = self.workers.unwrap_or(preparation.workers);
+        Ok(())
+    }
 }
 
 /// Says which of several networks in a file of weights was taken.
@@ -201,7 +220,7 @@ impl ReportArgs {
     /// The report that ends a run.
     pub(crate) fn of_run(run: &Path, backend: Backend) -> Self {
         let [max_train, max_test] = REPORT_LIMITS;
-        let common = Common { backend, workers: None, json: false };
+        let common = Common { backend, workers: None, max_bad_share: None, json: false };
         Self { common, run: run.to_owned(), max_train, max_test }
     }
 }

@@ -117,6 +117,7 @@ pub(crate) fn resumed(
     plan.fits(processes)?;
     let mut changes = args.overrides.clone();
     changes.extend(args.epochs.map(|epochs| format!("train.epochs={epochs}")));
+    changes.extend(args.max_bad_share.map(|share| format!("data.max_bad_share={share}")));
     let before = plan.changes.len();
     plan.change(&changes, saved_step(run).unwrap_or(0), args.backend)?;
     for Change { key, from, to, after_step } in &plan.changes[before..] {

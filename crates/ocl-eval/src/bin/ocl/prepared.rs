@@ -68,8 +68,7 @@ impl Chosen {
             let subject = Subject::Trained(Box::new(vit));
             Self { subject, preparation, pool: Some(pooling), weights: Some(weights), run }
         };
-        let workers = &mut chosen.preparation.workers;
-        *workers = common.workers.unwrap_or(*workers);
+        common.adjust(&mut chosen.preparation)?;
         Ok(chosen)
     }
 }

@@ -92,6 +92,9 @@ pub(crate) struct PretrainArgs {
     /// Same as --set train.seed=N
     #[arg(long)]
     pub(crate) seed: Option<u64>,
+    /// Share of the images that may be unreadable, 0 to 1; same as --set data.max_bad_share=SHARE
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) max_bad_share: Option<f64>,
     /// Loader threads; batches do not depend on it
     #[arg(long)]
     pub(crate) workers: Option<usize>,
@@ -132,6 +135,7 @@ impl PretrainArgs {
         add("batch.chunk", self.chunk.map(|v| v.to_string()));
         add("train.seed", self.seed.map(|v| v.to_string()));
         add("train.precision", self.precision.map(|v| v.to_string()));
+        add("data.max_bad_share", self.max_bad_share.map(|v| v.to_string()));
         add("data.workers", self.workers.map(|v| v.to_string()));
         all
     }
