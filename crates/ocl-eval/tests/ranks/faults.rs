@@ -25,7 +25,8 @@ fn a_process_that_hangs_ends_the_run_and_is_named() {
     let text = stderr(&output);
     assert!(!output.status.success(), "{text}");
     assert!(text.contains("has waited") && text.contains("train.patience_secs"), "{text}");
-    assert!(text.contains("for rank 2 on "), "{text}");
+    // Stopped between what it sends to one and to the next, it keeps rank 1 from the root's next word.
+    assert!(["for rank 2 on ", "for rank 1 on "].iter().any(|whom| text.contains(whom)), "{text}");
     // What is stopped cannot end by itself.
     signal(stopped, libc::SIGKILL);
     assert!(fs::read_dir(folder.path().join("hangs/checkpoints")).unwrap().count() > 0);

@@ -8,10 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mpi::Threading;
-use mpi::datatype::{Partition, PartitionMut};
 use mpi::environment::Universe;
 use mpi::topology::SimpleCommunicator;
-use mpi::traits::{Communicator, CommunicatorCollectives, Destination, Root, Source};
+use mpi::traits::{Communicator, Destination, Root, Source};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -24,6 +23,8 @@ use crate::device::share_memory;
 const ABORTED: i32 = 70;
 /// Bytes of a message: MPI counts with 32 bits.
 const MESSAGE: usize = 1 << 30;
+/// Values of a process that are few: as quick to send by way of the root as all to all.
+const FEW: usize = 1 << 12;
 /// Values of a sum that travel at once, so that its copies take little memory.
 const BAND: usize = 1 << 25;
 
@@ -161,38 +162,56 @@ impl Mpi {
     /// Values of all processes, in order.
     pub(super) fn values(&self, own: &[f32]) -> Vec<f32> {
         self.timed(|| {
-            let (counts, places, total) = layout(self.lengths(own).into_iter());
-            let mut all = vec![0.0f32; total];
-            let mut into = PartitionMut::new(&mut all[..], counts, places);
-            self.comm.all_gather_varcount_into(own, &mut into);
-            all
+            let (lengths, all) = self.few_values(own);
+            all.unwrap_or_else(|| {
+                let mut all = vec![0.0f32; lengths.iter().sum()];
+                let mut rest = &mut all[..];
+                let parts =
+                    lengths.iter().map(|&length| rest.split_off_mut(..length).unwrap_or_default());
+                self.each_to_each(|_| own, parts);
+                all
+            })
         })
     }
 
     /// The same in the root alone.
     pub(super) fn to_root(&self, own: &[f32]) -> Vec<f32> {
         self.timed(|| {
-            let (counts, places, total) = layout(self.lengths(own).into_iter());
-            let root = self.comm.process_at_rank(0);
-            if self.rank != 0 {
-                root.gather_varcount_into(own);
-                return vec![];
-            }
-            let mut all = vec![0.0f32; total];
-            let mut into = PartitionMut::new(&mut all[..], counts, places);
-            root.gather_varcount_into_root(own, &mut into);
-            all
+            let (lengths, all) = self.few_values(own);
+            let all = all.unwrap_or_else(|| {
+                // To the root everything goes, to the others nothing.
+                let mut all = vec![0.0f32; if self.rank == 0 { lengths.iter().sum() } else { 0 }];
+                let mut rest = &mut all[..];
+                let parts = lengths.iter().map(|&length| {
+                    let length = if self.rank == 0 { length } else { 0 };
+                    rest.split_off_mut(..length).unwrap_or_default()
+                });
+                self.each_to_each(|rank| if rank == 0 { own } else { &[] }, parts);
+                all
+            });
+            if self.rank == 0 { all } else { vec![] }
         })
     }
 
-    /// How many values each process has.
-    fn lengths(&self, own: &[f32]) -> Vec<usize> {
-        let lengths = self.words(&(own.len() as u64).to_le_bytes());
+    /// How many values each process has, and the values where these are few: they travel as words,
+    /// so that a process that does not come is known.
+    fn few_values(&self, own: &[f32]) -> (Vec<usize>, Option<Vec<f32>>) {
+        let few = |length: usize| length <= FEW;
+        let mut word = (own.len() as u64).to_le_bytes().to_vec();
+        if few(own.len()) {
+            word.extend(own.iter().flat_map(|value| value.to_le_bytes()));
+        }
+        let words = self.words(&word);
         let length = |word: &Vec<u8>| {
-            let bytes = word.as_slice().try_into().expect("a word of 8 bytes");
+            let bytes = word[..8].try_into().expect("a length of 8 bytes");
             u64::from_le_bytes(bytes) as usize
         };
-        lengths.iter().map(length).collect()
+        let lengths: Vec<usize> = words.iter().map(length).collect();
+        let all = lengths.iter().all(|length| few(*length)).then(|| {
+            let values = words.iter().flat_map(|word| word[8..].as_chunks::<4>().0);
+            values.map(|bytes| f32::from_le_bytes(*bytes)).collect()
+        });
+        (lengths, all)
     }
 
     /// The sum of all nodes of a tree: `own` are this process's, `nodes` those of each process.
@@ -221,29 +240,54 @@ impl Mpi {
             let at = tree::share(band.len(), rank, self.size);
             band.start + at.start..band.start + at.end
         };
-        let ranks = || 0..self.size;
-        let (counts, places, total) = layout(ranks().map(|rank| shard(rank).len() * own.len()));
-        let mut sent = Vec::with_capacity(total);
-        for rank in ranks() {
-            own.iter().for_each(|node| sent.extend_from_slice(&node[shard(rank)]));
-        }
+        let sent: Vec<Vec<f32>> = (0..self.size)
+            .map(|rank| own.iter().flat_map(|node| &node[shard(rank)]).copied().collect())
+            .collect();
         let mine = shard(self.rank).len();
-        let from = layout(ranks().map(|rank| mine * nodes[rank].len()));
-        let mut received = vec![0.0f32; from.2];
-        self.comm.all_to_all_varcount_into(
-            &Partition::new(&sent[..], counts, places),
-            &mut PartitionMut::new(&mut received[..], from.0, from.1),
-        );
+        let mut received: Vec<Vec<f32>> =
+            nodes.iter().map(|nodes| vec![0.0; mine * nodes.len()]).collect();
+        self.each_to_each(|rank| &sent[rank], received.iter_mut().map(|values| &mut values[..]));
         drop(sent);
         let added = match mine {
             0 => &[][..],
             _ => {
-                let parts = received.chunks_exact_mut(mine);
+                let parts = received.iter_mut().flat_map(|values| values.chunks_exact_mut(mine));
                 tree::sum(nodes.iter().flatten().cloned().zip(parts))
             }
         };
-        let (counts, places, _) = layout(ranks().map(|rank| shard(rank).len()));
-        self.comm.all_gather_varcount_into(added, &mut PartitionMut::new(sum, counts, places));
+        let mut rest = sum;
+        let shards =
+            (0..self.size).map(|rank| rest.split_off_mut(..shard(rank).len()).unwrap_or_default());
+        self.each_to_each(|_| added, shards);
+    }
+
+    /// Sends each process its values and takes what each has for this one, in order. Unlike a
+    /// collective operation it is known at any moment whom it waits for.
+    fn each_to_each<'a, 'b>(
+        &self,
+        sent: impl Fn(usize) -> &'a [f32],
+        received: impl Iterator<Item = &'b mut [f32]>,
+    ) {
+        let process = |rank: usize| self.comm.process_at_rank(number(rank));
+        let others = || (0..self.size).filter(|rank| *rank != self.rank);
+        mpi::request::scope(|scope| {
+            let sends: Vec<_> = others()
+                .map(|rank| (rank, process(rank).immediate_send(scope, sent(rank))))
+                .collect();
+            for (rank, into) in received.enumerate() {
+                if rank == self.rank {
+                    into.copy_from_slice(sent(rank));
+                } else {
+                    self.heart.wait_for(rank);
+                    process(rank).receive_into(into);
+                }
+            }
+            for (rank, send) in sends {
+                self.heart.wait_for(rank);
+                send.wait();
+            }
+        });
+        self.heart.wait();
     }
 
     /// A few bytes from each process, told to all. The root takes them in order, so that it knows
@@ -311,17 +355,6 @@ impl fmt::Debug for Mpi {
 /// Ends all processes.
 pub(super) fn abort(code: i32) -> ! {
     SimpleCommunicator::world().abort(code)
-}
-
-/// Counts, where each begins, and their sum.
-fn layout(counts: impl Iterator<Item = usize>) -> (Vec<i32>, Vec<i32>, usize) {
-    let (mut own, mut places, mut total) = (vec![], vec![], 0);
-    for count in counts {
-        own.push(number(count));
-        places.push(number(total));
-        total += count;
-    }
-    (own, places, total)
 }
 
 fn number(n: usize) -> i32 {
