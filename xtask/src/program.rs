@@ -18,7 +18,7 @@ pub(crate) fn run(name: &str, args: Vec<OsString>) -> Result<(), Failure> {
     let (backend, rest) = backend::take(args.clone())?;
     let help = rest.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--help" || arg == "-h");
     if !(help && path().exists()) {
-        build(backend, name == "pretrain" && ranks(&rest))?;
+        build(backend, ranks(&rest))?;
     }
     command::run(start().arg(name).args(args))
 }
