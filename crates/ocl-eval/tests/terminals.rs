@@ -1,6 +1,6 @@
 //! Readers that go away, devices that are full, file systems without locks: no run ends by them.
 
-#![cfg(all(unix, feature = "flex"))]
+#![cfg(all(target_os = "linux", feature = "flex"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stderr, reason = "it says when it is skipped")]
 
