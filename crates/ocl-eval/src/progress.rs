@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use ocl_data::BadImage;
+use ocl_train::World;
 
 use crate::text::counted;
 
@@ -21,6 +22,11 @@ impl Progress {
     /// Writes to stderr if it is a terminal.
     pub fn stderr() -> Self {
         Self::new(std::io::stderr().is_terminal(), false)
+    }
+
+    /// Writes to stderr in the root, and in no other process.
+    pub fn of(world: &World) -> Self {
+        if world.is_root() { Self::stderr() } else { Self::silent() }
     }
 
     /// Never writes.

@@ -78,11 +78,8 @@ fn in_tiles(
     let mut slope_2 = u.clone() * towards.clone(); // [N, D]
     for tile in tiles() {
         let cosine = only.take().unwrap_or_else(|| cosines(&tile)); // [T, N]
-        let logits = similarity.from_cosine(cosine.clone());
         let of_tile = by_row.clone().slice([tile.clone(), 0..1]); // [T, 1]
-        let p = (logits.clone() - of_tile).exp();
-        let q = (logits - by_column.clone()).exp();
-        let slope = (p + q).mul_scalar(0.5 / n as f64) * similarity.slope(cosine); // [T, N]
+        let slope = slope_of_pairs(similarity, cosine, of_tile, by_column.clone()); // [T, N]
         slope_2 = slope_2 + product(slope.clone().transpose(), rows(&u, &tile));
         slopes_1.push(product(slope, v.clone())); // [T, D]
     }
@@ -92,6 +89,30 @@ fn in_tiles(
         view_1: through_unit(slope_1, u, length_1),
         view_2: through_unit(slope_2, v, length_2),
     }
+}
+
+/// What the pairs of some rows give the gradient at their cosines, the diagonal's own share left out:
+/// `(p + q) s'(c) / 2 N`.
+///
+/// # Shapes
+/// `cosine` `[T, N]`, normalisers `by_row` `[T, 1]` and `by_column` `[1, N]`; result `[T, N]`.
+pub(crate) fn slope_of_pairs(
+    similarity: &TspSimilarity,
+    cosine: Tensor<2>,
+    by_row: Tensor<2>,
+    by_column: Tensor<2>,
+) -> Tensor<2> {
+    let n = cosine.dims()[1] as f64;
+    let logits = similarity.from_cosine(cosine.clone());
+    let p = (logits.clone() - by_row).exp();
+    let q = (logits - by_column).exp();
+    (p + q).mul_scalar(0.5 / n) * similarity.slope(cosine)
+}
+
+/// `ln sum exp` of each row, `[T, N]` to `[T, 1]`, shifted by its maximum.
+pub(crate) fn log_sum_exp(logits: Tensor<2>) -> Tensor<2> {
+    let top = logits.clone().max_dim(1); // [T, 1]
+    (logits - top.clone()).exp().sum_dim(1).log() + top
 }
 
 /// The gradient before rows were scaled to length 1, from that after: `(g - u (u . g)) / length`.
@@ -111,8 +132,7 @@ struct Normalisers {
 
 impl Normalisers {
     fn add(&mut self, logits: Tensor<2>) {
-        let top = logits.clone().max_dim(1); // [T, 1]
-        self.rows.push((logits.clone() - top.clone()).exp().sum_dim(1).log() + top);
+        self.rows.push(log_sum_exp(logits.clone()));
         let top = logits.clone().max_dim(0); // [1, N]
         let sum = |top: Tensor<2>| (logits.clone() - top).exp().sum_dim(0);
         self.columns = Some(match self.columns.take() {

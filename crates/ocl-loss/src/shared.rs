@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use burn::tensor::Tensor;
 
-use crate::contrastive::{TILE, through_unit};
+use crate::contrastive::{TILE, log_sum_exp, slope_of_pairs, through_unit};
 use crate::similarity::{TspSimilarity, product, unit};
 
 /// The embeddings of a whole batch, of which a process computes some images' share of the loss.
@@ -43,11 +43,9 @@ impl ContrastiveShare {
     /// Result `[n, 3]`, `n` being the images of the range.
     pub fn terms(&self, images: Range<usize>) -> Tensor<2> {
         let [by_row, by_column] = [0, 1].map(|view| {
-            let tiles = self.tiles(&images).map(|tile| {
-                let logits = self.similarity.from_cosine(self.cosines(view, &tile)); // [T, N]
-                let top = logits.clone().max_dim(1); // [T, 1]
-                (logits - top.clone()).exp().sum_dim(1).log() + top
-            });
+            let tiles = self
+                .tiles(&images)
+                .map(|tile| log_sum_exp(self.similarity.from_cosine(self.cosines(view, &tile))));
             Tensor::cat(tiles.collect(), 0) // [n, 1]
         });
         let positive = self.similarity.from_cosine(self.positives(&images));
@@ -77,11 +75,8 @@ impl ContrastiveShare {
             let others = &self.unit[1 - view];
             let of_others = normaliser(terms, 1 - view, &(0..n)).transpose(); // [1, N]
             let tiles = self.tiles(&images).map(|tile| {
-                let cosine = self.cosines(view, &tile); // [T, N]
-                let logits = self.similarity.from_cosine(cosine.clone());
-                let p = (logits.clone() - normaliser(terms, view, &tile)).exp();
-                let q = (logits - of_others.clone()).exp();
-                let slope = (p + q).mul_scalar(0.5 / n as f64) * self.similarity.slope(cosine);
+                let (cosine, own) = (self.cosines(view, &tile), normaliser(terms, view, &tile));
+                let slope = slope_of_pairs(&self.similarity, cosine, own, of_others.clone());
                 product(slope, others.clone()) // [T, D]
             });
             let own = |x: &Tensor<2>, width: usize| x.clone().slice([images.clone(), 0..width]);

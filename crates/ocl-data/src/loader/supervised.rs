@@ -54,9 +54,8 @@ impl SupervisedConfig {
 
     /// Places in the batch of the images that are made, in order.
     fn places(&self) -> Vec<usize> {
-        let (n, half) = (self.batch, self.batch.div_ceil(2));
-        let pairs = self.pairs.clone().unwrap_or(0..half);
-        let partners = (n - pairs.end).max(half)..n - pairs.start;
+        let pairs = self.pairs.clone().unwrap_or(0..self.batch.div_ceil(2));
+        let partners = partners(self.batch, &pairs);
         pairs.chain(partners).collect()
     }
 
@@ -108,7 +107,7 @@ impl SupervisedBatch {
     /// The images of some of its pairs, counted from its first: `i` and `N - 1 - i` of it.
     pub fn of_pairs(&self, pairs: Range<usize>) -> Self {
         let n = self.places.len();
-        let partners = (n - pairs.end).max(pairs.end)..n - pairs.start;
+        let partners = partners(n, &pairs);
         let take = |values: &[f32]| {
             let len = values.len() / n;
             let of = |images: &Range<usize>| &values[images.start * len..images.end * len];
@@ -118,6 +117,12 @@ impl SupervisedBatch {
         let places = [&self.places[pairs.clone()], &self.places[partners.clone()]].concat();
         Self { patches, targets, places }
     }
+}
+
+/// The images `n - 1 - i` of `n` for some `i` of the first half; the one in the middle is its own and
+/// left out.
+fn partners(n: usize, pairs: &Range<usize>) -> Range<usize> {
+    (n - pairs.end).max(pairs.end)..n - pairs.start
 }
 
 /// An iterator over the batches of some steps, in order. Dropping it ends its threads.

@@ -1,5 +1,7 @@
 //! What comes of a view: the patches of some images.
 
+use std::ops::Range;
+
 use super::blocks::Blocks;
 
 /// The kept patches of `C` crops of each of `N` images, and where they lie.
@@ -28,6 +30,26 @@ pub struct Batch {
     pub patch_len: usize,
     /// Which patches are context and targets, where the view draws blocks.
     pub blocks: Option<Blocks>,
+}
+
+impl Batch {
+    /// Some of its images: their patches, positions and blocks. Samples and labels stay behind.
+    pub fn of_images(&self, images: Range<usize>) -> Batch {
+        let values = |len: usize| images.start * len..images.end * len;
+        let (crops, kept, patch_len) = (self.crops, self.kept, self.patch_len);
+        Batch {
+            epoch: self.epoch,
+            index: self.index,
+            patches: self.patches[values(crops * kept * patch_len)].to_vec(),
+            positions: self.positions[values(crops * kept)].to_vec(),
+            images: images.len(),
+            crops,
+            kept,
+            patch_len,
+            blocks: self.blocks.as_ref().map(|blocks| blocks.of_images(images)),
+            ..Batch::default()
+        }
+    }
 }
 
 impl Default for Batch {

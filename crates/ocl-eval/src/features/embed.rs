@@ -112,10 +112,7 @@ pub fn embed(
 ) -> Result<usize, EvalError> {
     let begin = || Unfinished::open(out, &embedding.shape(source.len(), vit), weights, source);
     let mut file = world.on_root(begin, in_words)?;
-    let own = file.as_ref().map_or(0, |file| file.next) as u64;
-    let done = u64::from_le_bytes(
-        world.from_root(own.to_le_bytes().to_vec()).try_into().expect("the root's number"),
-    ) as usize;
+    let done = world.told(file.as_ref().map_or(0, |file| file.next));
     let loader = LoaderConfig {
         batch: reading.batch,
         workers: reading.workers,

@@ -82,22 +82,23 @@ pub(crate) fn in_turns(
     let mut taken: Result<(), EvalError> = Ok(());
     let mut bad = vec![];
     loop {
+        // Of a batch, what could be read of it; none where the data ends.
+        let mut samples = None;
         let made = taken.and_then(|()| {
-            let Some(batch) = loader.next() else { return Ok(None) };
-            let batch = batch.map_err(failed)?;
+            let Some(batch) = loader.next() else { return Ok(vec![]) };
+            let mut batch = batch.map_err(failed)?;
             let rows = make(&batch)?;
-            let samples = batch.samples.clone();
+            samples = Some(std::mem::take(&mut batch.samples));
             loader.give_back(batch);
-            Ok(Some((samples, rows)))
+            Ok(rows)
         });
-        let word = made.as_ref().ok().and_then(|made| made.as_ref().map(|made| made.0.clone()));
         let findings = loader.take_findings();
-        let (made, samples) = agreed(world, made, word, findings, |findings| {
+        let (rows, samples) = agreed(world, made, samples, findings, |findings| {
             bad.extend_from_slice(&findings.bad);
             loader.note(findings).map_err(failed)
         })?;
         let samples: Option<Vec<Vec<u64>>> = samples.into_iter().collect();
-        let (Some((_, rows)), Some(samples)) = (made, samples) else { return Ok(bad) };
+        let Some(samples) = samples else { return Ok(bad) };
         let rows = rows.into_iter().map(|rows| world.to_root(rows)).collect();
         taken =
             if world.is_root() { take(Made { samples: samples.concat(), rows }) } else { Ok(()) };

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::confusion::Confusion;
 use super::measure::SeedResult;
 use super::plan::{FinetunePlan, seed_folder};
-use super::train::{self, Place, told, train};
+use super::train::{self, Place, train};
 use crate::error::EvalError;
 use crate::features::{Labelled, WeightsRecord};
 use crate::progress::Progress;
@@ -67,7 +67,7 @@ pub fn finetune(
     for &seed in &plan.seeds {
         let own = seed_folder(folder, seed);
         let there = world.is_root().then(|| SeedResult::load(&own)).flatten();
-        let result = match told(world, there) {
+        let result = match world.told(there) {
             Some(result) => Some(result),
             None => train(plan, &data, &own, seed, &place, progress)?,
         };

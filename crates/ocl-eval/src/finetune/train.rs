@@ -129,13 +129,7 @@ pub(super) fn train(
         let _ = fs::remove_file(checkpoint::path(folder));
         Ok(result)
     };
-    Ok(told(world, world.on_root(save, in_words::<EvalError>)?))
-}
-
-/// A result that the root has, in all processes.
-pub(super) fn told(world: &World, own: Option<SeedResult>) -> Option<SeedResult> {
-    let own = serde_json::to_vec(&own).expect("a result is plain data");
-    serde_json::from_slice(&world.from_root(own)).expect("what the root wrote")
+    Ok(world.told(world.on_root(save, in_words::<EvalError>)?))
 }
 
 /// Whether the data fit the plan: said before anything is written.

@@ -52,10 +52,11 @@ impl Inspection<'_> {
         let crop = |image| paint.enlarged(centre_crop(image, &self.view));
         let crops: Vec<RgbImage> = self.images.iter().map(crop).collect();
         let side = crops.first().map_or(0, |image| image.width_px);
+        let patch_tokens = self.patch_tokens(&batch)?;
         let pictures = [
-            ("components.png", self.components(&batch, &paint)?),
+            ("components.png", self.components(&patch_tokens, &paint)),
             ("attention.png", self.attention(&batch, &paint)?),
-            ("similarity.png", self.similarity(&batch, &paint)?),
+            ("similarity.png", self.similarity(&patch_tokens, &paint)),
             ("occlusion.png", self.occlusion(&batch, &paint)?),
         ];
         let mut written = vec![];
@@ -75,20 +76,19 @@ impl Inspection<'_> {
     }
 
     /// Patch tokens after the encoder's norm, `[N, L, D]`.
-    fn patch_tokens(&self, batch: &Batch) -> Tensor<3> {
+    fn patch_tokens(&self, batch: &Batch) -> Result<Vec<f32>, EvalError> {
         let x = self.vit.encode(tokens(self.vit, batch, 0..batch.images, self.device));
-        x.narrow(1, usize::from(self.vit.has_cls_token()), batch.kept)
+        let x = x.narrow(1, usize::from(self.vit.has_cls_token()), batch.kept);
+        x.try_into_vec_as().map_err(EvalError::Device)
     }
 
     /// The first three principal components of all images' patch tokens as red, green and blue: one
     /// colour is one direction in all images.
-    fn components(&self, batch: &Batch, paint: &Paint) -> Result<Columns, EvalError> {
-        let [_, patches, width] = self.patch_tokens(batch).dims();
-        let values: Vec<f32> =
-            self.patch_tokens(batch).try_into_vec_as().map_err(EvalError::Device)?;
-        let colours = components(&values, width);
-        let column = colours.chunks(patches).map(|image| paint.patches(image)).collect();
-        Ok(Columns { titles: vec!["components".to_owned()], columns: vec![column] })
+    fn components(&self, patch_tokens: &[f32], paint: &Paint) -> Columns {
+        let colours = components(patch_tokens, self.vit.config().width);
+        let images = colours.chunks(self.view.geometry.patches());
+        let column = images.map(|image| paint.patches(image)).collect();
+        Columns { titles: vec!["components".to_owned()], columns: vec![column] }
     }
 
     /// Where the class token of the last block looks: the mean of its heads, and some of them. Each
@@ -115,17 +115,15 @@ impl Inspection<'_> {
     }
 
     /// How alike all patch tokens are to one, by cosine: three patches on the diagonal of the image.
-    fn similarity(&self, batch: &Batch, paint: &Paint) -> Result<Columns, EvalError> {
-        let all = self.patch_tokens(batch);
-        let [n, patches, d] = all.dims();
-        let values: Vec<f32> = all.try_into_vec_as().map_err(EvalError::Device)?;
+    fn similarity(&self, patch_tokens: &[f32], paint: &Paint) -> Columns {
+        let (patches, d) = (self.view.geometry.patches(), self.vit.config().width);
         let grid = self.view.geometry.grid();
         let mut result = Columns::default();
         for quarter in 1..4 {
             let at = grid * quarter / 4;
             let query = at * grid + at;
-            let column = (0..n).map(|image| {
-                let token = |patch: usize| &values[(image * patches + patch) * d..][..d];
+            let column = patch_tokens.chunks(patches * d).map(|image| {
+                let token = |patch: usize| &image[patch * d..][..d];
                 let colour = |patch: usize| match patch == query {
                     true => [255, 255, 255],
                     false => heat(cosine(token(query), token(patch))),
@@ -134,7 +132,7 @@ impl Inspection<'_> {
             });
             result.push(format!("like patch {}", query + 1), column.collect());
         }
-        Ok(result)
+        result
     }
 
     /// The patches that stay at each mask ratio, and, in the titles, the mean cosine of what the

@@ -9,12 +9,6 @@ pub(super) const LEAST_PX: u32 = 112;
 /// What stands for a patch that is not seen.
 pub(super) const HIDDEN: u8 = 205;
 
-/// A batch without images, of the same shape.
-pub(super) fn batch_shape(batch: &Batch) -> Batch {
-    let &Batch { epoch, index, crops, kept, patch_len, .. } = batch;
-    Batch { epoch, index, crops, kept, patch_len, ..Batch::default() }
-}
-
 /// The patches of these ids, `len` of each of the first images, out of a batch that has all.
 pub(super) fn chosen(batch: &Batch, images: usize, ids: &[u32], len: usize) -> Batch {
     let all = batch.kept;
@@ -25,7 +19,8 @@ pub(super) fn chosen(batch: &Batch, images: usize, ids: &[u32], len: usize) -> B
     let of_image = |image: usize| ids[image * len..][..len].iter().map(move |&id| (image, id));
     let patches = (0..images).flat_map(of_image).flat_map(|(image, id)| patch(image, id));
     let patches = patches.copied().collect();
-    Batch { patches, positions: ids.to_vec(), images, kept: len, ..batch_shape(batch) }
+    let patch_len = batch.patch_len;
+    Batch { patches, positions: ids.to_vec(), images, kept: len, patch_len, ..Batch::default() }
 }
 
 /// From normalised patches back to pictures.

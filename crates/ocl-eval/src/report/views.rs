@@ -12,7 +12,7 @@ use ocl_data::{
 use ocl_train::{Learner, Method, Plan};
 
 use super::grid::write_titled;
-use super::paint::{LEAST_PX, Paint, batch_shape, chosen};
+use super::paint::{LEAST_PX, Paint, chosen};
 use crate::error::EvalError;
 
 /// What a method sees of the first images of a run's first batch: the title of each column, and a
@@ -46,14 +46,13 @@ pub fn views(
         })?;
         rows.push(vec![paint.enlarged(centre_crop(&image, &whole))]);
     }
-    let mut column =
-        |title: &str, batch: &Batch, crop: usize, seen: &dyn Fn(usize) -> Range<usize>| {
-            titles.push(title.to_owned());
-            for (row, image) in rows.iter_mut().zip(shown.clone()) {
-                row.push(paint.crop(batch, image, crop, seen(image)));
-            }
-        };
-    let all = |_| 0..batch.kept;
+    let mut column = |title: &str, batch: &Batch, crop: usize, seen: Range<usize>| {
+        titles.push(title.to_owned());
+        for (row, image) in rows.iter_mut().zip(shown.clone()) {
+            row.push(paint.crop(batch, image, crop, seen.clone()));
+        }
+    };
+    let all = 0..batch.kept;
     match &plan.method {
         Method::Ocl(_) => {
             // The loader makes no more than what is kept: the same crops once more, with all patches.
@@ -61,40 +60,40 @@ pub fn views(
             let crops = View::Train(TrainView { keep: Keep::All, ..view });
             let crops = first_batch(plan, source, crops, images)?;
             let half = batch.kept / 2;
-            column("crop", &crops, 0, &|_| 0..crops.kept);
-            column("view 1", &batch, 0, &|_| 0..half);
-            column("view 2", &batch, 0, &|_| half..batch.kept);
+            column("crop", &crops, 0, 0..crops.kept);
+            column("view 1", &batch, 0, 0..half);
+            column("view 2", &batch, 0, half..batch.kept);
         }
         Method::Mae(mae) => {
             let kept = mae.kept(batch.kept);
-            column("crop", &batch, 0, &all);
-            column("visible", &batch, 0, &|_| 0..kept);
+            column("crop", &batch, 0, all.clone());
+            column("visible", &batch, 0, 0..kept);
             if let Some(Learner::Mae(learner)) = learner {
-                let told = learner.reconstruct(part_of(&batch, shown.clone()));
+                let some = batch.of_images(shown.clone());
+                let told = learner.reconstruct(some.clone());
                 let patches = told.try_into_vec_as().map_err(EvalError::Device)?;
-                let told = Batch { patches, ..part_of(&batch, shown.clone()) };
-                column("reconstructed", &told, 0, &all);
+                column("reconstructed", &Batch { patches, ..some }, 0, all);
             }
         }
         Method::IJepa(_) => {
-            column("crop", &batch, 0, &all);
+            column("crop", &batch, 0, all);
             let blocks = batch.blocks.as_ref().expect("a view of blocks draws them");
             let (kc, kt, m) = (blocks.context_len, blocks.target_len, blocks.blocks);
             let chosen = |ids: &[u32], len: usize| chosen(&batch, shown.len(), ids, len);
             let context = chosen(&blocks.context[..shown.len() * kc], kc);
-            column("context", &context, 0, &|_| 0..kc);
+            column("context", &context, 0, 0..kc);
             for target in 0..m {
                 let ids: Vec<u32> = shown
                     .clone()
                     .flat_map(|image| &blocks.targets[(image * m + target) * kt..][..kt])
                     .copied()
                     .collect();
-                column(&format!("target {}", target + 1), &chosen(&ids, kt), 0, &|_| 0..kt);
+                column(&format!("target {}", target + 1), &chosen(&ids, kt), 0, 0..kt);
             }
         }
         Method::MocoV3(_) => {
-            column("crop 1", &batch, 0, &all);
-            column("crop 2", &batch, 1, &all);
+            column("crop 1", &batch, 0, all.clone());
+            column("crop 2", &batch, 1, all);
         }
     }
     Ok((titles, rows))
@@ -137,21 +136,6 @@ fn first_batch(
     let mut loader = Loader::start(Arc::clone(source), view, config).map_err(failed)?;
     let none = EvalError::Setting { setting: "data", reason: "no batch can be made".to_owned() };
     loader.next().ok_or(none)?.map_err(failed)
-}
-
-/// Some of a batch's images.
-fn part_of(batch: &Batch, images: Range<usize>) -> Batch {
-    let per_image = batch.crops * batch.kept;
-    let patches =
-        images.start * per_image * batch.patch_len..images.end * per_image * batch.patch_len;
-    let positions = images.start * per_image..images.end * per_image;
-    Batch {
-        patches: batch.patches[patches].to_vec(),
-        positions: batch.positions[positions].to_vec(),
-        images: images.len(),
-        blocks: None,
-        ..Batch { samples: vec![], labels: vec![], ..batch_shape(batch) }
-    }
 }
 
 #[cfg(test)]

@@ -258,6 +258,14 @@ impl MaeDecoder {
     }
 }
 
+/// What the encoder sees of a batch, `[N, K, P*P*3]`, what it does not, `[N, L-K, P*P*3]`, and where
+/// all of them lie, `[N, L]`.
+struct Halves {
+    seen: Tensor<3>,
+    hidden: Tensor<3>,
+    positions: Tensor<2, Int>,
+}
+
 /// Each patch's mean, what its pixels differ by from that, and their deviation: `[N, H, 1]`, `[N, H,
 /// P*P*3]`, `[N, H, 1]`.
 fn normalised(patches: Tensor<3>) -> (Tensor<3>, Tensor<3>, Tensor<3>) {
@@ -274,9 +282,8 @@ impl MaeLearner {
         self.embed(batch).rows.mean()
     }
 
-    /// Each image's loss: the mean square of what the decoder missed of its hidden patches. Beside
-    /// it the class token, and the loss of a decoder that tells the mean alone.
-    pub(super) fn embed(&self, batch: Batch) -> Embedded {
+    /// A batch's patches on the device.
+    fn halves(&self, batch: Batch) -> Halves {
         let Batch { images: n, kept: all, patch_len, patches, positions, .. } = batch;
         let device = self.encoder.device();
         let (patches, positions): (Tensor<3>, Tensor<2, Int>) =
@@ -284,8 +291,21 @@ impl MaeLearner {
         let kept = self.mae.kept(all);
         let (seen, hidden) =
             (patches.clone().narrow(1, 0, kept), patches.narrow(1, kept, all - kept));
+        Halves { seen, hidden, positions }
+    }
+
+    /// What the encoder makes of the patches that it sees, `[N, K, P*P*3]` to `[N, 1+K, D]`.
+    fn latent(&self, seen: Tensor<3>, positions: &Tensor<2, Int>) -> Tensor<3> {
+        let kept = seen.dims()[1];
         let tokens = self.encoder.tokens(seen, positions.clone().narrow(1, 0, kept));
-        let latent = self.encoder.encode(tokens); // [N, 1+K, D]
+        self.encoder.encode(tokens)
+    }
+
+    /// Each image's loss: the mean square of what the decoder missed of its hidden patches. Beside
+    /// it the class token, and the loss of a decoder that tells the mean alone.
+    pub(super) fn embed(&self, batch: Batch) -> Embedded {
+        let Halves { seen, hidden, positions } = self.halves(batch);
+        let latent = self.latent(seen, &positions); // [N, 1+K, D]
         let class = latent.clone().narrow(1, 0, 1).inner(); // [N, 1, D]
         let target = self.target(hidden);
         let of_mean = target.clone().inner().square().mean_dim(2).mean_dim(1); // [N, 1, 1]
@@ -300,15 +320,9 @@ impl MaeLearner {
     /// # Shapes
     /// Result `[N, L, P*P*3]`, in the order of the batch's positions.
     pub fn reconstruct(&self, batch: Batch) -> Tensor<3> {
-        let Batch { images: n, kept: all, patch_len, patches, positions, .. } = batch;
-        let device = self.encoder.device();
-        let (patches, positions): (Tensor<3>, Tensor<2, Int>) =
-            batch_tensors(patches, &positions, [n, all, patch_len], &device);
-        let kept = self.mae.kept(all);
-        let (seen, hidden) =
-            (patches.clone().narrow(1, 0, kept), patches.narrow(1, kept, all - kept));
-        let tokens = self.encoder.tokens(seen.clone(), positions.clone().narrow(1, 0, kept));
-        let told = self.decoder.forward(self.encoder.encode(tokens), positions);
+        let Halves { seen, hidden, positions } = self.halves(batch);
+        let latent = self.latent(seen.clone(), &positions);
+        let told = self.decoder.forward(latent, positions);
         let told = match self.mae.norm_pix {
             true => {
                 let (mean, _, deviation) = normalised(hidden);

@@ -83,8 +83,8 @@ impl Cut {
     /// The patches and positions of micro-batch `i`; labels and sample numbers stay behind. The
     /// only one of a batch is given away, not copied: it is asked for once.
     pub(super) fn get(&mut self, i: usize) -> Batch {
-        let Batch { epoch, index, crops, kept, patch_len, .. } = self.batch;
         if self.len() == 1 {
+            let Batch { epoch, index, crops, kept, patch_len, .. } = self.batch;
             let patches = std::mem::take(&mut self.batch.patches);
             let positions = std::mem::take(&mut self.batch.positions);
             assert!(!patches.is_empty(), "the only micro-batch is asked for once");
@@ -102,19 +102,6 @@ impl Cut {
                 ..Batch::default()
             };
         }
-        let images = self.images(i);
-        let values = |len: usize| images.start * len..images.end * len;
-        Batch {
-            epoch,
-            index,
-            patches: self.batch.patches[values(crops * kept * patch_len)].to_vec(),
-            positions: self.batch.positions[values(crops * kept)].to_vec(),
-            images: images.len(),
-            crops,
-            kept,
-            patch_len,
-            blocks: self.batch.blocks.as_ref().map(|blocks| blocks.of_images(images)),
-            ..Batch::default()
-        }
+        self.batch.of_images(self.images(i))
     }
 }

@@ -165,10 +165,7 @@ impl Mpi {
             let (lengths, all) = self.few_values(own);
             all.unwrap_or_else(|| {
                 let mut all = vec![0.0f32; lengths.iter().sum()];
-                let mut rest = &mut all[..];
-                let parts =
-                    lengths.iter().map(|&length| rest.split_off_mut(..length).unwrap_or_default());
-                self.each_to_each(|_| own, parts);
+                self.each_to_each(|_| own, cut(&mut all, lengths.into_iter()));
                 all
             })
         })
@@ -181,12 +178,9 @@ impl Mpi {
             let all = all.unwrap_or_else(|| {
                 // To the root everything goes, to the others nothing.
                 let mut all = vec![0.0f32; if self.rank == 0 { lengths.iter().sum() } else { 0 }];
-                let mut rest = &mut all[..];
-                let parts = lengths.iter().map(|&length| {
-                    let length = if self.rank == 0 { length } else { 0 };
-                    rest.split_off_mut(..length).unwrap_or_default()
-                });
-                self.each_to_each(|rank| if rank == 0 { own } else { &[] }, parts);
+                let lengths = lengths.into_iter().map(|n| if self.rank == 0 { n } else { 0 });
+                let sent = |rank: usize| if rank == 0 { own } else { &[] };
+                self.each_to_each(sent, cut(&mut all, lengths));
                 all
             });
             if self.rank == 0 { all } else { vec![] }
@@ -255,10 +249,8 @@ impl Mpi {
                 tree::sum(nodes.iter().flatten().cloned().zip(parts))
             }
         };
-        let mut rest = sum;
-        let shards =
-            (0..self.size).map(|rank| rest.split_off_mut(..shard(rank).len()).unwrap_or_default());
-        self.each_to_each(|_| added, shards);
+        let lengths = (0..self.size).map(|rank| shard(rank).len());
+        self.each_to_each(|_| added, cut(sum, lengths));
     }
 
     /// Sends each process its values and takes what each has for this one, in order. Unlike a
@@ -355,6 +347,14 @@ impl fmt::Debug for Mpi {
 /// Ends all processes.
 pub(super) fn abort(code: i32) -> ! {
     SimpleCommunicator::world().abort(code)
+}
+
+/// Values cut into pieces of these lengths, from the first on.
+fn cut(
+    mut values: &mut [f32],
+    lengths: impl Iterator<Item = usize>,
+) -> impl Iterator<Item = &mut [f32]> {
+    lengths.map(move |length| values.split_off_mut(..length).expect("as long as all pieces"))
 }
 
 fn number(n: usize) -> i32 {

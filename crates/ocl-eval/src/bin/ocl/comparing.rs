@@ -113,9 +113,8 @@ pub(crate) fn run(args: &CompareArgs) -> Result<ExitCode> {
 
 impl CompareArgs {
     fn config(&self) -> Result<CompareConfig> {
-        let recipe = self.recipe.clone();
-        let recipe =
-            recipe.unwrap_or_else(|| recipe_for(self.data.as_deref(), self.data_kind).to_owned());
+        let recipe = recipe_for(self.recipe.as_deref(), self.data.as_deref(), self.data_kind);
+        let recipe = recipe.to_owned();
         let mut overrides = CompareConfig::common_overrides(&self.overrides);
         let mut add = |key: &str, value: Option<String>| {
             overrides.extend(value.map(|value| format!("{key}={value}")));

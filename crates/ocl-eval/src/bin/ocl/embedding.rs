@@ -17,7 +17,6 @@ use ocl_train::{World, check_alike};
 
 use crate::launching::Stop;
 use crate::options::{Common, SplitArgs, tell_network, tell_passed_over};
-use crate::print;
 use crate::ranks::{self, RanksArgs, in_words};
 
 #[derive(Args, Debug)]
@@ -115,9 +114,9 @@ pub(crate) fn run_embed(args: &EmbedArgs) -> Result<ExitCode> {
     let shared = |world: &World| embed_shared(world, args);
     ranks::run(args.ranks.ranks, Stop::AtOnce, shared, |(done, images)| {
         if done > 0 {
-            print(&format!("{done} images were there already\n"));
+            ocl_train::print_line!("{done} images were there already");
         }
-        print(&format!("{images} images in {}, with their names\n", args.out.display()));
+        ocl_train::print_line!("{images} images in {}, with their names", args.out.display());
         Ok(0)
     })
 }
@@ -125,8 +124,7 @@ pub(crate) fn run_embed(args: &EmbedArgs) -> Result<ExitCode> {
 /// Embeds as one of several processes; the images that were there already, and all.
 fn embed_shared(world: &World, args: &EmbedArgs) -> Result<(usize, usize)> {
     let backend = args.encoder.common.backend;
-    let device = ranks::device(world, args.ranks.ranks, backend);
-    let device = world.together(device, in_words)?;
+    let device = ranks::device(world, args.ranks.ranks, backend)?;
     let opened = open(world, &args.encoder, &args.data, &device);
     let (Encoder { vit, pooling, weights, preparation, .. }, source) =
         world.together(opened, in_words)?;
@@ -135,7 +133,7 @@ fn embed_shared(world: &World, args: &EmbedArgs) -> Result<(usize, usize)> {
     let digest = world.together(WeightsRecord::of(&weights), ocl_data::in_words)?;
     world.alike(vec![("weights".to_owned(), digest.sha256.clone())])?;
     let (what, key) = (args.what.unwrap_or(Embedding::Pooled(pooling)), &digest.sha256);
-    let mut progress = if world.is_root() { Progress::stderr() } else { Progress::silent() };
+    let mut progress = Progress::of(world);
     let done = embed(world, &vit, what, &source, &reading, key, &args.out, &device, &mut progress)?;
     Ok((done, source.len()))
 }

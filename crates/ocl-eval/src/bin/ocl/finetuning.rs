@@ -11,24 +11,19 @@ use ocl_eval::{
     choose_encoder, finetune,
 };
 use ocl_model::OpenOptions;
-use ocl_train::{INTERRUPTED, World, command_line, stop_on_signals};
+use ocl_train::{INTERRUPTED, World, command_line};
 
 use crate::launching::Stop;
 use crate::options::{FinetuneArgs, tell_network, word};
 use crate::ranks::in_words;
-use crate::{launching, print, ranks};
+use crate::{print, ranks};
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
 /// Runs the command.
 pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
-    let ranks = args.ranks.ranks;
-    if ranks::wants_launching(ranks).is_none() {
-        let say = !launching::is_launched();
-        stop_on_signals(&STOP, say).context("cannot listen for Ctrl-C")?;
-    }
     let shared = |world: &World| train(world, args);
-    ranks::run(ranks, Stop::AfterStep, shared, |(done, folder)| {
+    ranks::run(args.ranks.ranks, Stop::AfterStep(&STOP), shared, |(done, folder)| {
         let Some(done) = done else {
             ocl_train::say!(
                 "interrupted; continue with\n  {}",
@@ -53,13 +48,11 @@ fn train(world: &World, args: &FinetuneArgs) -> Result<(Option<Finetuned>, PathB
         Some(folder) => Ok((FinetunePlan::load(folder)?, folder.clone())),
         None => fresh(args, world.size()),
     };
-    let told = world.on_root(planned, in_words)?;
-    let told = serde_json::to_vec(&told).expect("a plan is plain data");
-    let told: Option<(FinetunePlan, PathBuf)> = serde_json::from_slice(&world.from_root(told))?;
+    let told = world.told(world.on_root(planned, in_words)?);
     let (plan, folder) = told.context("the root has the plan")?;
     world.together(check_weights(&plan), in_words)?;
     let workers = args.common.workers.unwrap_or((rayon::current_num_threads() - 1).max(1));
-    let mut progress = if world.is_root() { Progress::stderr() } else { Progress::silent() };
+    let mut progress = Progress::of(world);
     let backend = args.common.backend;
     let done = finetune(world, &plan, &folder, workers, backend, &STOP, &mut progress)?;
     Ok((done, folder))

@@ -9,7 +9,6 @@ use ocl_eval::{Encoder, Inspection};
 use ocl_train::World;
 
 use crate::embedding::{EncoderArgs, open};
-use crate::print;
 
 /// Images that are shown where none is chosen.
 const SHOWN: usize = 8;
@@ -63,10 +62,10 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     let (seed, device) = (args.seed, &device);
     let inspection = Inspection { vit: &vit, pooling, view, images: &images, seed, device };
     for (path, says) in inspection.write(&args.out)?.iter().zip(SAYS) {
-        print(&format!("{}: {says}\n", path.display()));
+        ocl_train::print_line!("{}: {says}", path.display());
     }
     for (row, number) in chosen.iter().enumerate() {
-        print(&format!("row {}  {}\n", row + 1, source.name_of(*number)));
+        ocl_train::print_line!("row {}  {}", row + 1, source.name_of(*number));
     }
     Ok(())
 }

@@ -19,10 +19,10 @@ const AGAIN: Duration = Duration::from_secs(2);
 const ONE: Duration = Duration::from_millis(200);
 
 /// What a wish to stop makes of the processes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Stop {
-    /// They end in a checkpoint after the step that they are at.
-    AfterStep,
+    /// It is set here, and they end in a checkpoint after the step that they are at.
+    AfterStep(&'static AtomicBool),
     /// They end at once.
     AtOnce,
 }
@@ -122,7 +122,7 @@ fn hand_on_signals(child: &Child, stop: Stop) -> Result<()> {
     };
     let mut first = None::<Instant>;
     on_stop_signals(move || {
-        if stop == Stop::AtOnce {
+        if matches!(stop, Stop::AtOnce) {
             tell(child, true);
         } else if !ASKED.swap(true, Ordering::SeqCst) {
             first = Some(Instant::now());

@@ -108,7 +108,7 @@ pub(crate) fn write_report(args: &ReportArgs) -> Result<()> {
     let mut run = Run::open(&args.run)?;
     let limits = [args.max_train, args.max_test];
     let Common { workers, backend, json, .. } = args.common;
-    if let Some(share) = args.common.max_bad_share {
+    if let Some(share) = args.common.bad_share()? {
         run.plan.data.max_bad_share = share;
     }
     let findings = report(&run, limits, workers, backend, &mut Progress::stderr())?;

@@ -31,14 +31,19 @@ pub(crate) struct Common {
 impl Common {
     /// Images are prepared as these options ask.
     pub(crate) fn adjust(&self, preparation: &mut Preparation) -> Result<()> {
-        if let Some(share) = self.max_bad_share {
-            if !(0.0..=1.0).contains(&share) {
-                bail!("--max-bad-share {share} is no share, 0 to 1");
-            }
-            preparation.max_bad_share = share;
-        }
+        preparation.max_bad_share = self.bad_share()?.unwrap_or(preparation.max_bad_share);
         preparation.workers = self.workers.unwrap_or(preparation.workers);
         Ok(())
+    }
+
+    /// The share of `--max-bad-share`, if it is one.
+    pub(crate) fn bad_share(&self) -> Result<Option<f64>> {
+        match self.max_bad_share {
+            Some(share) if !(0.0..=1.0).contains(&share) => {
+                bail!("--max-bad-share {share} is no share, 0 to 1")
+            }
+            share => Ok(share),
+        }
     }
 }
 

@@ -21,19 +21,16 @@ pub(crate) fn fresh(
     device: &Device,
     processes: usize,
 ) -> Result<(Plan, Arc<Source>, Start)> {
-    let name = match &args.recipe {
-        Some(name) => name.clone(),
-        None => recipe_for(args.data.as_deref(), args.data_kind).to_owned(),
-    };
+    let name = recipe_for(args.recipe.as_deref(), args.data.as_deref(), args.data_kind);
     let overrides = args.all_overrides();
-    let mut recipe = Recipe::load(&name, &overrides)?;
+    let mut recipe = Recipe::load(name, &overrides)?;
     let prefix = args.prefix.as_deref();
     let init = match &args.init {
         Some(path) => Some(begin_from(path, prefix, &mut recipe, &overrides, device)?),
         None => None,
     };
     let source = recipe.data.open(Split::Train)?;
-    let mut plan = Plan::resolve(&name, &recipe, &source)?;
+    let mut plan = Plan::resolve(name, &recipe, &source)?;
     plan.init = init;
     plan.set_parts(recipe.batch.parts, processes)?;
     if processes > 1 && recipe.data.workers == 0 {
@@ -92,8 +89,15 @@ fn begin_from(
     Ok(InitPlan { crc32: crc32fast::hash(&bytes), path, prefix: options.prefix, decoder })
 }
 
-/// The built-in recipe that fits the data when none was named.
-pub(crate) fn recipe_for(data: Option<&str>, kind: Option<SourceKind>) -> &'static str {
+/// The recipe that was named, else the built-in one that fits the data.
+pub(crate) fn recipe_for<'a>(
+    named: Option<&'a str>,
+    data: Option<&str>,
+    kind: Option<SourceKind>,
+) -> &'a str {
+    if let Some(name) = named {
+        return name;
+    }
     let kind = match (data, kind.unwrap_or_default()) {
         (None, _) => SourceKind::Embedded,
         (Some(path), SourceKind::Auto) => SourceKind::detect(path),

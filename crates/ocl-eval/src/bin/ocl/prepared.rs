@@ -76,8 +76,7 @@ impl Chosen {
 impl Prepared {
     /// Opens everything and makes the features; the root alone has them in the end.
     pub(crate) fn new(world: &World, common: &Common, args: &SubjectArgs) -> Result<Option<Self>> {
-        let device = ranks::device(world, args.ranks.ranks, common.backend);
-        let device = world.together(device, in_words)?;
+        let device = ranks::device(world, args.ranks.ranks, common.backend)?;
         let chosen = world.together(Chosen::new(world, common, args, &device), in_words)?;
         let Chosen { subject, preparation, pool, weights, run } = chosen;
         let plan = run.as_ref().map(|run| &run.plan.data);
@@ -115,7 +114,7 @@ impl Prepared {
             limits: [args.max_train, args.max_test],
         };
         let subjects = [subject];
-        let mut progress = if world.is_root() { Progress::stderr() } else { Progress::silent() };
+        let mut progress = Progress::of(world);
         let (made, reading, features_secs) =
             features(world, &preparation, &subjects, &data, &how, &device, &mut progress)?;
         if !world.is_root() {

@@ -15,7 +15,7 @@ use ocl_eval::write_views;
 use ocl_model::Precision;
 use ocl_train::{
     Backend, Chunk, Estimate, INTERRUPTED, Outcome, Place, Plan, Progress, Recipe, Start, Until,
-    World, check_alike, command_line, pretrain_in, replay, stop_on_signals, summary,
+    World, check_alike, command_line, pretrain_in, replay, summary,
 };
 
 use crate::launching::Stop;
@@ -23,7 +23,7 @@ use crate::options::{ReportArgs, SplitArgs, word};
 use crate::planning::{fresh, resumed, run_folder};
 use crate::ranks::{RanksArgs, in_words};
 use crate::viewing::VIEWS;
-use crate::{launching, measuring, print, ranks};
+use crate::{measuring, print, ranks};
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
@@ -187,15 +187,11 @@ pub(crate) fn recipes(args: &RecipesArgs) -> Result<()> {
 
 /// Trains, then reports what the representation is worth.
 pub(crate) fn run(args: &PretrainArgs) -> Result<ExitCode> {
-    let ranks = args.ranks.ranks;
-    if !args.dry_run && ranks::wants_launching(ranks).is_none() {
-        // Before anything is loaded: stopping is then a matter of the loop, at any moment.
-        let say = !launching::is_launched();
-        stop_on_signals(&STOP, say).context("cannot listen for Ctrl-C")?;
-    }
+    // A dry run has no step that could be waited for.
+    let stop = if args.dry_run { Stop::AtOnce } else { Stop::AfterStep(&STOP) };
     ranks::run(
-        ranks,
-        Stop::AfterStep,
+        args.ranks.ranks,
+        stop,
         |world| train(world, args),
         |trained| match trained {
             Some(Trained { run, finished: true }) => evaluate(args, &run).map(|()| 0),
@@ -213,8 +209,7 @@ struct Trained {
 
 /// Trains as one of the processes; nothing comes of a dry run.
 fn train(world: &World, args: &PretrainArgs) -> Result<Option<Trained>> {
-    let device = ranks::device(world, args.ranks.ranks, args.backend);
-    let device = world.together(device, in_words)?;
+    let device = ranks::device(world, args.ranks.ranks, args.backend)?;
     let (plan, source, start) = agreed(world, args, &device)?;
     world.join_devices(&device)?;
     let (root, plan, backend) = (world.is_root(), &plan, args.backend);

@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use clap::Args;
-use ocl_train::{Backend, Launched, Place, World};
+use ocl_train::{Backend, Launched, Place, World, stop_on_signals};
 
 use crate::launching::{self, Stop};
 
@@ -17,7 +17,7 @@ pub(crate) struct RanksArgs {
 }
 
 /// Whether `--ranks` asks for processes that nobody has started yet.
-pub(crate) fn wants_launching(ranks: Option<u16>) -> Option<usize> {
+fn wants_launching(ranks: Option<u16>) -> Option<usize> {
     // A shell inside of a job of Slurm is a step of one process.
     let alone = Launched::from_environment().is_none_or(|launched| launched.count == 1);
     ranks.map(usize::from).filter(|ranks| *ranks > 1 && alone)
@@ -33,6 +33,10 @@ pub(crate) fn run<T: Send>(
 ) -> Result<ExitCode> {
     if let Some(ranks) = wants_launching(ranks) {
         return launching::run(ranks, stop);
+    }
+    if let Stop::AfterStep(stop) = stop {
+        // Before anything is loaded: stopping is then a matter of the loop, at any moment.
+        stop_on_signals(stop, !launching::is_launched()).context("cannot listen for Ctrl-C")?;
     }
     let world = World::join()?;
     let (root, alone) = (world.is_root(), world.size() == 1);
@@ -57,13 +61,17 @@ pub(crate) fn run<T: Send>(
     }
 }
 
-/// This process's device.
+/// This process's device, when all processes have one and are as many as `--ranks` says.
 pub(crate) fn device(world: &World, ranks: Option<u16>, backend: Backend) -> Result<Device> {
-    let asked = ranks.map_or(world.size(), usize::from);
-    if asked != world.size() {
-        bail!("--ranks {asked}, and the launcher started {}: leave one of them out", world.size());
-    }
-    Ok(backend.device_number(world.place().local_rank)?)
+    let own = || {
+        let asked = ranks.map_or(world.size(), usize::from);
+        if asked != world.size() {
+            let started = world.size();
+            bail!("--ranks {asked}, and the launcher started {started}: leave one of them out");
+        }
+        Ok(backend.device_number(world.place().local_rank)?)
+    };
+    world.together(own(), in_words)
 }
 
 pub(crate) fn in_words(error: &anyhow::Error) -> String {

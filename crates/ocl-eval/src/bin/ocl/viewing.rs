@@ -12,7 +12,6 @@ use ocl_train::{Backend, Method, Plan, Recipe, saved_learner};
 use crate::options::{SplitArgs, tell_passed_over};
 use crate::planning::recipe_for;
 use crate::pretraining::data_overrides;
-use crate::print;
 
 /// Images that are shown where nothing else is asked for.
 pub(crate) const VIEWS: u16 = 8;
@@ -71,20 +70,17 @@ pub(crate) fn run(args: &ViewsArgs) -> Result<()> {
         _ => None,
     };
     write_views(&plan, &Arc::new(source), learner.as_ref(), args.images.into(), &args.out)?;
-    print(&format!("picture in {}\n", args.out.display()));
+    ocl_train::print_line!("picture in {}", args.out.display());
     Ok(())
 }
 
 /// The plan of a run that these options would begin.
 fn planned(args: &ViewsArgs) -> Result<Plan> {
-    let name = match &args.recipe {
-        Some(name) => name.clone(),
-        None => recipe_for(args.data.as_deref(), args.data_kind).to_owned(),
-    };
+    let name = recipe_for(args.recipe.as_deref(), args.data.as_deref(), args.data_kind);
     let mut overrides = args.overrides.clone();
     overrides.extend(data_overrides(args.data.as_deref(), args.data_kind, &args.splits));
     overrides.extend(args.method.iter().map(|method| format!("method.name={method}")));
-    let recipe = Recipe::load(&name, &overrides)?;
+    let recipe = Recipe::load(name, &overrides)?;
     let source = recipe.data.open(Split::Train)?;
-    Ok(Plan::resolve(&name, &recipe, &source)?)
+    Ok(Plan::resolve(name, &recipe, &source)?)
 }
