@@ -12,14 +12,19 @@ use crate::error::SourceError;
 /// Extensions of images.
 pub(super) const IMAGES: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "ppm", "img"];
 
-/// Whether a path names archives: a `.tar`, a brace range of them, or a folder of them.
-pub(super) fn detects(path: &str) -> bool {
-    path.ends_with(".tar") || holds_archives(Path::new(path)).unwrap_or(false)
+/// Extensions of archives.
+pub(super) const TAR: &str = "tar";
+pub(super) const ZIP: &str = "zip";
+
+/// Whether a path names archives: one, a brace range of them, or a folder of them.
+pub(super) fn detects(path: &str, extension: &str) -> bool {
+    is_archive(Path::new(path), extension)
+        || holds_archives(Path::new(path), extension).unwrap_or(false)
 }
 
 /// Whether a folder holds archives and no images: beside these an archive is likely what they were
 /// unpacked from. What is hidden does not count.
-fn holds_archives(root: &Path) -> Result<bool, SourceError> {
+fn holds_archives(root: &Path, extension: &str) -> Result<bool, SourceError> {
     let mut archives = false;
     for entry in walk::list(root)? {
         let path = entry.path();
@@ -29,15 +34,15 @@ fn holds_archives(root: &Path) -> Result<bool, SourceError> {
         if walk::is_image(&path) {
             return Ok(false);
         }
-        archives |= is_archive(&path);
+        archives |= is_archive(&path, extension);
     }
-    let archives = archives || !in_folder(root)?.is_empty();
+    let archives = archives || !in_folder(root, extension)?.is_empty();
     // Looked at last: it may be a long way to the first image.
     Ok(archives && !walk::holds_image(root)?)
 }
 
-fn is_archive(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("tar"))
+fn is_archive(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|own| own.eq_ignore_ascii_case(extension))
 }
 
 /// `a-{000..012}.tar` as thirteen paths; a path without a range as itself.
@@ -58,19 +63,20 @@ pub(super) fn expand(path: &str) -> Vec<PathBuf> {
 
 /// The archives of a folder and of the folders in it whose names are those of parts; relative to
 /// it, sorted by name.
-fn in_folder(root: &Path) -> Result<Vec<String>, SourceError> {
+pub(super) fn in_folder(root: &Path, extension: &str) -> Result<Vec<String>, SourceError> {
     let mut names = Vec::new();
     for entry in walk::list(root)? {
         let (name, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
         if walk::foreign(&name).is_some() {
             continue;
         }
-        if is_archive(&path) {
+        if is_archive(&path, extension) {
             names.push(name);
         } else if parts::of_word(&name).is_some() && path.is_dir() {
             let inner = walk::list(&path)?.into_iter().filter(|inner| {
                 let name = inner.file_name();
-                walk::foreign(&name.to_string_lossy()).is_none() && is_archive(&inner.path())
+                walk::foreign(&name.to_string_lossy()).is_none()
+                    && is_archive(&inner.path(), extension)
             });
             names.extend(
                 inner.map(|inner| format!("{name}/{}", inner.file_name().to_string_lossy())),
@@ -87,7 +93,7 @@ pub(super) fn of_split(
     names: &SplitNames,
     survey: &mut Survey,
 ) -> Result<Vec<PathBuf>, SourceError> {
-    let all = in_folder(root)?;
+    let all = in_folder(root, TAR)?;
     let paths = |chosen: Vec<&String>| chosen.into_iter().map(|name| root.join(name)).collect();
     let named = |name: &str, wanted: &str| wanted == "." || parts::has_words(name, wanted);
     if let Some(wanted) = names.of(split) {

@@ -6,16 +6,18 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::kind::Split;
-use super::layout;
+use super::layout::{self, Layout};
 use super::opened::Opened;
 use super::parts::SplitNames;
-use super::walk::{self, EXTENSIONS, Walk};
+use super::survey::Survey;
+use super::tree::{Disk, Tree};
+use super::walk::{EXTENSIONS, Walk};
 use crate::error::SourceError;
 
 /// The most bytes a file may have: it is read whole.
 const MAX_FILE_BYTES: u64 = 1 << 30;
 
-/// The image files below a folder, sorted by name.
+/// Image files, in their order.
 #[derive(Debug)]
 pub(super) struct Folder {
     root: PathBuf,
@@ -24,6 +26,11 @@ pub(super) struct Folder {
 }
 
 impl Folder {
+    /// Files below a folder, relative to it.
+    pub(super) fn new(root: PathBuf, files: Vec<PathBuf>) -> Folder {
+        Folder { root, files }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.files.len()
     }
@@ -57,9 +64,8 @@ pub(super) fn open(
     split: Split,
     names: &SplitNames,
 ) -> Result<Opened<Folder>, SourceError> {
-    let layout = layout::find(root, split, names)?;
-    let base = &layout.base;
-    let mut walk = Walk::new(base);
+    let layout = layout::find(&Disk, root, split, names)?;
+    let mut walk = Walk::new(&layout.base);
     if let Some(other) = &layout.without {
         walk.leave_out(other)?;
     }
@@ -74,45 +80,76 @@ pub(super) fn open(
         }
         files.extend(visit.images.iter().map(|name| relative.join(name)));
     }
-    let mut survey = walk.survey;
-    if files.is_empty() {
-        let passed = survey.clauses().join("; ");
-        let passed = if passed.is_empty() { passed } else { format!("; {passed}") };
-        return Err(SourceError::NotFound {
-            path: base.clone(),
-            looked_for: format!("no image in it or below it ({}){passed}", EXTENSIONS.join(", ")),
-            advice: "give a folder of images, of class folders, or with `train` in it".into(),
-        });
-    }
-    if !layout.beside.is_empty() {
-        let first = &layout.beside[0];
-        survey.pass_many("folders beside the part", layout.beside.len() as u64, first);
-    }
     files.sort();
+    let found = Found { tree: &Disk, what: "image folder", root, split, layout: &layout };
+    let opened = found.labelled(&files, class_names, walk.survey)?;
+    Ok(opened.with(Folder::new(layout.base.clone(), files)))
+}
 
-    let loose = files.iter().filter(|file| class_of(file).is_none()).count();
-    let name = root.file_name().unwrap_or(root.as_os_str()).to_string_lossy();
-    let mut title = (format!("image folder {name}"), format!("{split} images"));
-    if let Some(part) = base.strip_prefix(root).ok().filter(|part| *part != Path::new("")) {
-        title.0 = format!("{}/{}", title.0, part.display());
-    }
-    let (mut labels, mut named) = (None, Vec::new());
-    if loose == 0 {
-        // Both parts count, so that a class keeps its number where one part lacks it.
-        if let Some(other) = &layout.other {
-            class_names.extend(walk::folders(other)?);
+/// A part that was found in a tree of folders.
+pub(super) struct Found<'a> {
+    pub(super) tree: &'a dyn Tree,
+    /// What kind of data set it is, for people.
+    pub(super) what: &'a str,
+    pub(super) root: &'a Path,
+    pub(super) split: Split,
+    pub(super) layout: &'a Layout,
+}
+
+impl Found<'_> {
+    /// What its images' paths say of them, `files` relative to the part: their class is the first
+    /// folder. `class_names` are those of folders without an image.
+    ///
+    /// # Errors
+    /// If there are no images.
+    pub(super) fn labelled(
+        &self,
+        files: &[PathBuf],
+        mut class_names: BTreeSet<String>,
+        mut survey: Survey,
+    ) -> Result<Opened<()>, SourceError> {
+        let Found { tree, what, root, split, layout } = self;
+        let base = &layout.base;
+        if files.is_empty() {
+            let passed = survey.clauses().join("; ");
+            let passed = if passed.is_empty() { passed } else { format!("; {passed}") };
+            return Err(SourceError::NotFound {
+                path: base.clone(),
+                looked_for: format!(
+                    "no image in it or below it ({}){passed}",
+                    EXTENSIONS.join(", ")
+                ),
+                advice: "give a folder of images, of class folders, or with `train` in it".into(),
+            });
         }
-        named = class_names.into_iter().collect();
-        let label = |file: &PathBuf| {
-            let class = class_of(file).unwrap_or_default();
-            named.binary_search(&class).map_or(0, |place| place as u32)
-        };
-        labels = Some(files.iter().map(label).collect());
-    } else if loose < files.len() {
-        title.1 = format!("{} ({loose} of them beside the class folders)", title.1);
+        if !layout.beside.is_empty() {
+            let first = &layout.beside[0];
+            survey.pass_many("folders beside the part", layout.beside.len() as u64, first);
+        }
+        let loose = files.iter().filter(|file| class_of(file).is_none()).count();
+        let name = root.file_name().unwrap_or(root.as_os_str()).to_string_lossy();
+        let mut title = (format!("{what} {name}"), format!("{split} images"));
+        if let Some(part) = base.strip_prefix(root).ok().filter(|part| *part != Path::new("")) {
+            title.0 = format!("{}/{}", title.0, part.display());
+        }
+        let (mut labels, mut named) = (None, Vec::new());
+        if loose == 0 {
+            // Both parts count, so that a class keeps its number where one part lacks it.
+            if let Some(other) = &layout.other {
+                class_names.extend(tree.folders(other)?);
+            }
+            class_names.extend(files.iter().filter_map(|file| class_of(file)));
+            named = class_names.into_iter().collect();
+            let label = |file: &PathBuf| {
+                let class = class_of(file).unwrap_or_default();
+                named.binary_search(&class).map_or(0, |place| place as u32)
+            };
+            labels = Some(files.iter().map(label).collect());
+        } else if loose < files.len() {
+            title.1 = format!("{} ({loose} of them beside the class folders)", title.1);
+        }
+        Ok(Opened { store: (), labels, class_names: named, title, survey })
     }
-    let store = Folder { root: base.clone(), files };
-    Ok(Opened { store, labels, class_names: named, title, survey })
 }
 
 /// The first folder of a relative path; `None` for a file that lies in no folder.

@@ -45,38 +45,39 @@ pub enum SourceKind {
     /// Tar archives as WebDataset lays them out: a `.tar`, a range `train-{0000..0146}.tar`, or a
     /// folder of them.
     Shards,
+    /// ZIP archives of image folders: one, or a folder of them.
+    Zip,
+    /// A table of images (CSV, TSV or JSON lines): path, label and part of each.
+    Manifest,
     /// The 10,000 Fashion-MNIST images inside the program.
     Embedded,
 }
+
+/// All kinds by name.
+const KINDS: [(&str, SourceKind); 9] = [
+    ("auto", SourceKind::Auto),
+    ("folder", SourceKind::Folder),
+    ("zip", SourceKind::Zip),
+    ("manifest", SourceKind::Manifest),
+    ("shards", SourceKind::Shards),
+    ("idx", SourceKind::Idx),
+    ("cifar10", SourceKind::Cifar10),
+    ("cifar100", SourceKind::Cifar100),
+    ("embedded", SourceKind::Embedded),
+];
 
 impl FromStr for SourceKind {
     type Err = SourceError;
 
     fn from_str(name: &str) -> Result<SourceKind, SourceError> {
-        Ok(match name {
-            "auto" => SourceKind::Auto,
-            "folder" => SourceKind::Folder,
-            "idx" => SourceKind::Idx,
-            "cifar10" => SourceKind::Cifar10,
-            "cifar100" => SourceKind::Cifar100,
-            "shards" => SourceKind::Shards,
-            "embedded" => SourceKind::Embedded,
-            _ => return Err(SourceError::UnknownKind(name.into())),
-        })
+        let kind = KINDS.iter().find(|kind| kind.0 == name);
+        kind.map(|kind| kind.1).ok_or_else(|| SourceError::UnknownKind(name.into()))
     }
 }
 
 impl fmt::Display for SourceKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            SourceKind::Auto => "auto",
-            SourceKind::Folder => "folder",
-            SourceKind::Idx => "idx",
-            SourceKind::Cifar10 => "cifar10",
-            SourceKind::Cifar100 => "cifar100",
-            SourceKind::Shards => "shards",
-            SourceKind::Embedded => "embedded",
-        })
+        f.write_str(KINDS.iter().find(|kind| kind.1 == *self).map_or("", |kind| kind.0))
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::kind::Split;
 use super::parts::{self, Part, SplitNames};
-use super::walk::{folders, holds_image};
+use super::tree::Tree;
 use crate::error::SourceError;
 
 /// Where the images of a part are.
@@ -35,8 +35,13 @@ impl Layout {
 ///
 /// # Errors
 /// If the part is missing, or the names can be read in two ways.
-pub(super) fn find(root: &Path, split: Split, names: &SplitNames) -> Result<Layout, SourceError> {
-    let given = |part| names.of(part).map(|name| (name, named(root, name, part)));
+pub(super) fn find(
+    tree: &dyn Tree,
+    root: &Path,
+    split: Split,
+    names: &SplitNames,
+) -> Result<Layout, SourceError> {
+    let given = |part| names.of(part).map(|name| (name, named(tree, root, name, part)));
     let (mine, theirs) = match split {
         Split::Train => (given(Split::Train), given(Split::Test)),
         Split::Test => (given(Split::Test), given(Split::Train)),
@@ -45,10 +50,10 @@ pub(super) fn find(root: &Path, split: Split, names: &SplitNames) -> Result<Layo
         (Some((".", _)), None | Some((".", _)), _) => return Ok(Layout::of(root.into(), None)),
         (Some((".", _)) | None, Some((_, test)), Split::Train) => {
             // The part to measure on was named: the rest is for training.
-            let (reading, test) = (Reading::of(root)?, test?);
+            let (reading, test) = (Reading::of(tree, root)?, test?);
             let train = match names.train {
                 Some(_) => None,
-                None => reading.only(root, &reading.train, split)?,
+                None => reading.only(tree, root, &reading.train, split)?,
             };
             return Ok(match train {
                 Some(train) => Layout::of(train, Some(test)),
@@ -59,23 +64,23 @@ pub(super) fn find(root: &Path, split: Split, names: &SplitNames) -> Result<Layo
             let other = match theirs {
                 Some((".", _)) => None,
                 Some((_, other)) => Some(other?),
-                None => Reading::of(root)?.other_than(root, name, split),
+                None => Reading::of(tree, root)?.other_than(root, name, split),
             };
             return Ok(Layout::of(base?, other));
         }
         (None, Some((".", _)), Split::Test) => return Err(no_test(root)),
         (None, Some((_, train)), Split::Test) => {
-            let reading = Reading::of(root)?;
-            return match reading.only(root, &reading.test, split)? {
+            let reading = Reading::of(tree, root)?;
+            return match reading.only(tree, root, &reading.test, split)? {
                 Some(test) => Ok(Layout::of(test, Some(train?))),
                 None => Err(no_test(root)),
             };
         }
         (None, None, _) => {}
     }
-    let reading = Reading::of(root)?;
+    let reading = Reading::of(tree, root)?;
     let (train, test) = (&reading.train, &reading.test);
-    match reading.verdict(root)? {
+    match reading.verdict(tree, root)? {
         Verdict::Unclear(word, other) => Err(unclear(root, &word, &other)),
         Verdict::Undivided if split == Split::Train => {
             Ok(Layout { undivided: true, ..Layout::of(root.into(), None) })
@@ -86,7 +91,7 @@ pub(super) fn find(root: &Path, split: Split, names: &SplitNames) -> Result<Layo
                 Split::Train => (train, test),
                 Split::Test => (test, train),
             };
-            let Some(base) = reading.only(root, mine, split)? else {
+            let Some(base) = reading.only(tree, root, mine, split)? else {
                 return Err(match split {
                     Split::Train => no_train(root, &test.join("`, `")),
                     Split::Test => no_test(root),
@@ -125,8 +130,8 @@ enum Verdict {
 }
 
 impl Reading {
-    fn of(root: &Path) -> Result<Reading, SourceError> {
-        let names = folders(root)?;
+    fn of(tree: &dyn Tree, root: &Path) -> Result<Reading, SourceError> {
+        let names = tree.folders(root)?;
         let exact = |name: &str| parts::of_word(name);
         // `train2017`, `images_val`: only where no name is a word for the part by itself.
         let loose = |name: &str| match parts::in_name(name).as_slice() {
@@ -153,7 +158,7 @@ impl Reading {
         Ok(Reading { train, test, passed, rest, exact: is_exact })
     }
 
-    fn verdict(&self, root: &Path) -> Result<Verdict, SourceError> {
+    fn verdict(&self, tree: &dyn Tree, root: &Path) -> Result<Verdict, SourceError> {
         let [exact_train, exact_test] = self.exact;
         let any = |names: &[String]| !names.is_empty();
         if !any(&self.train) && !any(&self.test) {
@@ -161,7 +166,7 @@ impl Reading {
         }
         let mut other = None;
         for name in &self.rest {
-            if holds_image(&root.join(name))? {
+            if tree.holds_image(&root.join(name))? {
                 other = Some(name.clone());
                 break;
             }
@@ -175,8 +180,8 @@ impl Reading {
         let mut inner = false;
         for name in self.train.iter().chain(&self.test) {
             let folder = root.join(name);
-            for class in folders(&folder)? {
-                inner = inner || holds_image(&folder.join(class))?;
+            for class in tree.folders(&folder)? {
+                inner = inner || tree.holds_image(&folder.join(class))?;
             }
         }
         let word = self.train.iter().chain(&self.test).next().cloned().unwrap_or_default();
@@ -195,13 +200,14 @@ impl Reading {
     /// The one folder of a part; `None` without one.
     fn only(
         &self,
+        tree: &dyn Tree,
         root: &Path,
         names: &[String],
         split: Split,
     ) -> Result<Option<PathBuf>, SourceError> {
         // Two names of one folder are no two folders.
         let mut real: Vec<PathBuf> =
-            names.iter().filter_map(|name| root.join(name).canonicalize().ok()).collect();
+            names.iter().filter_map(|name| tree.real(&root.join(name))).collect();
         real.sort();
         real.dedup();
         if real.len() > 1 {
@@ -225,12 +231,12 @@ impl Reading {
 }
 
 /// The folder of a name that was given.
-fn named(root: &Path, name: &str, split: Split) -> Result<PathBuf, SourceError> {
+fn named(tree: &dyn Tree, root: &Path, name: &str, split: Split) -> Result<PathBuf, SourceError> {
     let path = root.join(name);
-    if path.is_dir() {
+    if tree.is_folder(&path) {
         return Ok(path);
     }
-    let there = folders(root)?;
+    let there = tree.folders(root)?;
     let there = match there.len() {
         0 => "there are none".to_owned(),
         1..=8 => format!("there are `{}`", there.join("`, `")),

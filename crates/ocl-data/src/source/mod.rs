@@ -1,12 +1,15 @@
-//! Data sets: a folder of images, IDX files, CIFAR binaries, tar shards, the embedded set.
+//! Data sets: image folders, ZIP archives of them, tables of images, tar shards, IDX files, CIFAR
+//! binaries, the embedded set.
 
 mod archives;
 mod cifar;
+mod classes;
 mod embedded;
 mod folder;
 mod idx;
 mod kind;
 mod layout;
+mod manifest;
 mod memory;
 mod opened;
 mod parts;
@@ -14,10 +17,13 @@ mod samples;
 mod shards;
 mod survey;
 mod tar;
+mod tree;
 mod walk;
+mod zip;
 
 use std::path::{Path, PathBuf};
 
+use self::zip::Zips;
 use crate::decode::decode;
 use crate::error::{ImageError, SourceError};
 use crate::picture::RgbImage;
@@ -38,8 +44,12 @@ impl SourceKind {
         let root = Path::new(path);
         if path == "embedded" && !root.exists() {
             SourceKind::Embedded
-        } else if archives::detects(path) {
+        } else if manifest::detects(root) {
+            SourceKind::Manifest
+        } else if archives::detects(path, archives::TAR) {
             SourceKind::Shards
+        } else if archives::detects(path, archives::ZIP) {
+            SourceKind::Zip
         } else if idx::detects(root) {
             SourceKind::Idx
         } else if cifar::detects_10(root) {
@@ -66,6 +76,7 @@ pub struct Source {
 enum Store {
     Folder(Folder),
     Shards(Shards),
+    Zips(Zips),
     Memory(Memory),
     /// A sample whose fetching panics, to see what becomes of a worker's panic.
     #[cfg(test)]
@@ -118,27 +129,22 @@ impl Source {
         names: &SplitNames,
     ) -> Result<Source, SourceError> {
         let kind = if kind == SourceKind::Auto { SourceKind::detect(path) } else { kind };
-        if kind == SourceKind::Embedded {
-            return Ok(Source::of(embedded::open(split)?, Store::Memory));
-        }
-        if kind == SourceKind::Shards {
-            return Ok(Source::of(shards::open(path, split, names)?, Store::Shards));
-        }
-        let root = Path::new(path);
-        match std::fs::metadata(root) {
-            Ok(data) if data.is_dir() => {}
-            Ok(_) => return Err(SourceError::NotAFolder(root.into())),
-            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {
-                return Err(SourceError::Missing(root.into()));
-            }
-            Err(cause) => return Err(SourceError::Io { path: root.into(), cause }),
-        }
         Ok(match kind {
-            SourceKind::Idx => Source::of(idx::open(root, split)?, Store::Memory),
-            SourceKind::Cifar10 => Source::of(cifar::open10(root, split)?, Store::Memory),
-            SourceKind::Cifar100 => Source::of(cifar::open100(root, split)?, Store::Memory),
-            SourceKind::Folder | SourceKind::Auto | SourceKind::Embedded | SourceKind::Shards => {
-                Source::of(folder::open(root, split, names)?, Store::Folder)
+            SourceKind::Embedded => Source::of(embedded::open(split)?, Store::Memory),
+            SourceKind::Shards => Source::of(shards::open(path, split, names)?, Store::Shards),
+            SourceKind::Zip => Source::of(zip::open(path, split, names)?, Store::Zips),
+            SourceKind::Manifest => {
+                Source::of(manifest::open(Path::new(path), split, names)?, Store::Folder)
+            }
+            SourceKind::Idx => Source::of(idx::open(existing(path)?, split)?, Store::Memory),
+            SourceKind::Cifar10 => {
+                Source::of(cifar::open10(existing(path)?, split)?, Store::Memory)
+            }
+            SourceKind::Cifar100 => {
+                Source::of(cifar::open100(existing(path)?, split)?, Store::Memory)
+            }
+            SourceKind::Folder | SourceKind::Auto => {
+                Source::of(folder::open(existing(path)?, split, names)?, Store::Folder)
             }
         })
     }
@@ -153,6 +159,7 @@ impl Source {
         match &self.store {
             Store::Folder(folder) => folder.len(),
             Store::Shards(shards) => shards.len(),
+            Store::Zips(zips) => zips.len(),
             Store::Memory(memory) => memory.len(),
             #[cfg(test)]
             Store::Panics { len, .. } => *len,
@@ -180,6 +187,7 @@ impl Source {
         match &self.store {
             Store::Folder(folder) => folder.path(index).display().to_string(),
             Store::Shards(shards) => shards.name_of(index),
+            Store::Zips(zips) => zips.name_of(index),
             Store::Memory(memory) => memory.name_of(index),
             #[cfg(test)]
             Store::Panics { .. } => format!("trap[{index}]"),
@@ -240,6 +248,10 @@ impl Source {
             Store::Shards(shards) => {
                 Ok(shards.fetch(index, room.bytes)?.map_or(Stored::Encoded, Stored::Raw))
             }
+            Store::Zips(zips) => {
+                zips.read(index, room.bytes).map_err(ImageError::Read)?;
+                Ok(Stored::Encoded)
+            }
             Store::Memory(memory) => {
                 memory.copy(index, room.image);
                 Ok(Stored::Pixels)
@@ -258,6 +270,19 @@ impl Source {
         let store = Store::Panics { len, at };
         let (title, survey) = Default::default();
         Source { store, labels: None, class_names: Vec::new(), title, survey }
+    }
+}
+
+/// The folder of a data set.
+fn existing(path: &str) -> Result<&Path, SourceError> {
+    let root = Path::new(path);
+    match std::fs::metadata(root) {
+        Ok(data) if data.is_dir() => Ok(root),
+        Ok(_) => Err(SourceError::NotAFolder(root.into())),
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {
+            Err(SourceError::Missing(root.into()))
+        }
+        Err(cause) => Err(SourceError::Io { path: root.into(), cause }),
     }
 }
 

@@ -16,6 +16,14 @@ pub(super) struct Opened<S> {
     pub(super) survey: Survey,
 }
 
+impl Opened<()> {
+    /// With the store that was still missing.
+    pub(super) fn with<S>(self, store: S) -> Opened<S> {
+        let Opened { labels, class_names, title, survey, .. } = self;
+        Opened { store, labels, class_names, title, survey }
+    }
+}
+
 /// Reads a whole file, with its path in the error.
 pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, SourceError> {
     std::fs::read(path).map_err(|cause| SourceError::Io { path: path.into(), cause })

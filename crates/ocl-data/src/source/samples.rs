@@ -8,6 +8,7 @@
 use std::path::Path;
 
 use super::archives::IMAGES;
+use super::classes::Class;
 use super::survey::Survey;
 use super::tar::Member;
 
@@ -16,14 +17,6 @@ const INPUTS: [&str; 5] = ["input", "image", "img", "rgb", "x"];
 const HIDDEN_WORDS: &str = "hidden members of archives";
 const EXTRA_WORDS: &str = "further images of a sample";
 const NO_IMAGE_WORDS: &str = "samples without an image";
-
-/// What is said about a sample's class.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Class {
-    Missing,
-    Number(i64),
-    Word(String),
-}
 
 /// One sample of an archive.
 pub(super) struct Sample<'a> {
@@ -90,22 +83,11 @@ fn class_of(group: &[(&str, &str, &Member)]) -> Class {
     said.sort_by_key(|member| order(member.1));
     said.iter()
         .map(|(_, extension, member)| match last(extension).as_str() {
-            "cls" => in_words(&member.content),
+            "cls" => Class::of_text(&String::from_utf8_lossy(&member.content)),
             _ => in_json(&member.content),
         })
         .find(|class| *class != Class::Missing)
         .unwrap_or(Class::Missing)
-}
-
-fn in_words(content: &[u8]) -> Class {
-    let text = String::from_utf8_lossy(content);
-    let text =
-        text.trim_start_matches('\u{feff}').trim_matches(|c: char| c.is_whitespace() || c == '\0');
-    match text.parse() {
-        _ if text.is_empty() => Class::Missing,
-        Ok(number) => Class::Number(number),
-        Err(_) => Class::Word(text.to_owned()),
-    }
 }
 
 fn in_json(content: &[u8]) -> Class {
@@ -118,13 +100,7 @@ fn in_json(content: &[u8]) -> Class {
     } else {
         Some(&value)
     };
-    match label {
-        Some(serde_json::Value::Number(number)) => {
-            number.as_i64().map_or(Class::Missing, Class::Number)
-        }
-        Some(serde_json::Value::String(word)) => in_words(word.as_bytes()),
-        _ => Class::Missing,
-    }
+    label.map_or(Class::Missing, Class::of_json)
 }
 
 /// The last extension, in lower case.

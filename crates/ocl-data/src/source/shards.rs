@@ -12,10 +12,11 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 
 use super::archives::{expand, none, of_split};
+use super::classes::{Class, labels};
 use super::kind::Split;
 use super::opened::{Opened, damaged};
 use super::parts::SplitNames;
-use super::samples::{Class, Sample, is_class, samples};
+use super::samples::{Sample, is_class, samples};
 use super::survey::Survey;
 use super::tar::{self, Member};
 use crate::error::{ImageError, SourceError};
@@ -24,8 +25,6 @@ use crate::error::{ImageError, SourceError};
 const MAX_FILE_BYTES: u64 = 1 << 30;
 /// The most archives whose lists are read at once: a disk answers many small questions together.
 const LISTED_AT_ONCE: usize = 16;
-/// The most classes there may be.
-const MAX_CLASSES: u32 = 1 << 20;
 
 /// The samples of all archives, in order.
 #[derive(Debug)]
@@ -159,79 +158,18 @@ pub(super) fn open(
         let archives = shards.archives.len();
         return Err(damaged(root, format!("no images in {archives} archives{passed}")));
     }
-    let (labels, class_names) = labels(root, &shards, classes, &mut survey, || {
-        let other = if split == Split::Train { Split::Test } else { Split::Train };
-        words_of(root, other, names)
-    })?;
+    let (labels, class_names) = labels(
+        root,
+        |sample| shards.name_of(sample),
+        &classes,
+        &mut survey,
+        || {
+            let other = if split == Split::Train { Split::Test } else { Split::Train };
+            words_of(root, other, names)
+        },
+    )?;
     let title = (format!("{} tar shards", shards.archives.len()), format!("{split} images"));
     Ok(Opened { store: shards, labels, class_names, title, survey })
-}
-
-/// Labels and the classes' names, from what was said of each sample.
-fn labels(
-    root: &Path,
-    shards: &Shards,
-    classes: Vec<Class>,
-    survey: &mut Survey,
-    other_words: impl FnOnce() -> BTreeSet<String>,
-) -> Result<(Option<Vec<u32>>, Vec<String>), SourceError> {
-    let missing = classes.iter().filter(|class| **class == Class::Missing).count();
-    if missing > 0 {
-        if missing < classes.len() {
-            let first = classes.iter().position(|class| *class == Class::Missing).unwrap_or(0);
-            survey.note(format!(
-                "without labels, as {missing} samples have no class, {} the first",
-                shards.name_of(first)
-            ));
-        }
-        return Ok((None, Vec::new()));
-    }
-    let word = classes.iter().position(|class| matches!(class, Class::Word(_)));
-    let number = classes.iter().position(|class| matches!(class, Class::Number(_)));
-    if let (Some(word), Some(number)) = (word, number) {
-        return Err(damaged(
-            root,
-            format!(
-                "{} is of class {}, which is no number, while {} is of class {}",
-                shards.name_of(word),
-                said(&classes[word]),
-                shards.name_of(number),
-                said(&classes[number])
-            ),
-        ));
-    }
-    if word.is_some() {
-        // Both parts count, so that a class keeps its number where one part lacks it.
-        let mut all = other_words();
-        all.extend(classes.iter().map(said));
-        let all: Vec<String> = all.into_iter().collect();
-        let place = |class| all.binary_search(&said(class)).map_or(0, |place| place as u32);
-        return Ok((Some(classes.iter().map(place).collect()), all));
-    }
-    let mut numbers = Vec::with_capacity(classes.len());
-    for (index, class) in classes.iter().enumerate() {
-        match class {
-            Class::Number(number) if (0..i64::from(MAX_CLASSES)).contains(number) => {
-                numbers.push(*number as u32);
-            }
-            other => {
-                let name = shards.name_of(index);
-                let reason =
-                    format!("{name} is of class {}, which is not in 0..{MAX_CLASSES}", said(other));
-                return Err(damaged(root, reason));
-            }
-        }
-    }
-    let count = numbers.iter().max().map_or(0, |most| most + 1);
-    Ok((Some(numbers), (0..count).map(|class| class.to_string()).collect()))
-}
-
-fn said(class: &Class) -> String {
-    match class {
-        Class::Missing => String::new(),
-        Class::Number(number) => number.to_string(),
-        Class::Word(word) => word.clone(),
-    }
 }
 
 /// The words that a part's classes are called by; none where there is no such part.
@@ -245,7 +183,7 @@ fn words_of(root: &Path, split: Split, names: &SplitNames) -> BTreeSet<String> {
     for (path, listed) in paths.iter().zip(list(&paths)) {
         // A fault of the other part is told when it is opened.
         let Ok((_, members)) = listed else { continue };
-        words.extend(samples(path, &members, &mut survey).iter().map(|sample| said(&sample.class)));
+        words.extend(samples(path, &members, &mut survey).iter().map(|sample| sample.class.said()));
     }
     words.remove("");
     words
