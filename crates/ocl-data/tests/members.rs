@@ -7,27 +7,10 @@ use std::path::Path;
 
 use ocl_data::{PackOptions, Source, SourceKind, Split, SplitNames, pack};
 
-/// A member's 512 bytes of header in the form that all programs read.
-fn tar(path: &Path, members: &[(String, &[u8])]) {
-    let mut bytes = Vec::new();
-    for (name, content) in members {
-        let mut header = [0u8; 512];
-        let mut put =
-            |at: usize, text: &str| header[at..at + text.len()].copy_from_slice(text.as_bytes());
-        put(0, name);
-        put(124, &format!("{:011o}", content.len()));
-        put(148, "        0");
-        put(257, "ustar  ");
-        let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
-        header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
-        bytes.extend(header);
-        bytes.extend(*content);
-        bytes.resize(bytes.len().div_ceil(512) * 512, 0);
-    }
-    bytes.extend([0; 1024]);
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(path, bytes).unwrap();
-}
+#[path = "support/archive.rs"]
+mod archive;
+
+use archive::tar;
 
 /// An archive of samples, each an image and a class.
 fn shard(path: &Path, count: usize, image: &str, class: &str, said: impl Fn(usize) -> String) {

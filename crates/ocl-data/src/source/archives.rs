@@ -41,7 +41,8 @@ fn holds_archives(root: &Path, extension: &str) -> Result<bool, SourceError> {
     Ok(archives && !walk::holds_image(root)?)
 }
 
-fn is_archive(path: &Path, extension: &str) -> bool {
+/// Whether a path is an archive by its name.
+pub(super) fn is_archive(path: &Path, extension: &str) -> bool {
     path.extension().is_some_and(|own| own.eq_ignore_ascii_case(extension))
 }
 

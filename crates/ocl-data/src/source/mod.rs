@@ -2,6 +2,7 @@
 //! binaries, the embedded set.
 
 mod archives;
+mod beside;
 mod cifar;
 mod classes;
 mod embedded;
@@ -10,6 +11,7 @@ mod idx;
 mod kind;
 mod layout;
 mod manifest;
+mod matlab;
 mod memory;
 mod opened;
 mod parts;

@@ -71,9 +71,19 @@ pub(super) fn samples<'a>(
         for (_, _, further) in images.iter().filter(|member| !std::ptr::eq(member.2, *image)) {
             survey.pass(EXTRA_WORDS, &full(archive, further));
         }
-        samples.push(Sample { image, class: class_of(group) });
+        let class = match class_of(group) {
+            Class::Missing => inner_archive(&image.name),
+            said => said,
+        };
+        samples.push(Sample { image, class });
     }
     samples
+}
+
+/// The archive within the archive that a member lies in is its class: `n01440764.tar/x.JPEG`.
+fn inner_archive(name: &str) -> Class {
+    let inner = name.split_once(".tar/").map(|(archive, _)| last_part(archive));
+    inner.map_or(Class::Missing, |word| Class::Word(word.to_owned()))
 }
 
 /// A plain `.cls` goes before `.fine.cls`, and a `.cls` before a `.json`.

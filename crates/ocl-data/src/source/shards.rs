@@ -1,8 +1,12 @@
 //! Shards: images and their classes in tar archives, as WebDataset lays them out.
 //!
 //! What makes a sample says `samples.rs`; its class stands in `.cls` or in the `label` of `.json`, as
-//! a number or, in all samples, as a word. Images of `.ppm` are pixels as they are: the archive is mapped into memory, and only what the kept patches need is read.
+//! a number or, in all samples, as a word. Images of `.ppm` are pixels as they are: the archive is
+//! mapped into memory, and only what the kept patches need is read. An archive of archives, as
+//! ImageNet's training part is, has a class in each; classes of its validation part stand in a file
+//! beside it (`beside.rs`).
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
@@ -11,7 +15,8 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-use super::archives::{expand, none, of_split};
+use super::archives::{TAR, expand, is_archive, none, of_split};
+use super::beside;
 use super::classes::{Class, labels};
 use super::kind::Split;
 use super::opened::{Opened, damaged};
@@ -23,7 +28,7 @@ use crate::error::{ImageError, SourceError};
 
 /// The most bytes an image may have: it is read whole.
 const MAX_FILE_BYTES: u64 = 1 << 30;
-/// The most archives whose lists are read at once: a disk answers many small questions together.
+/// The most archives whose lists are read at once.
 const LISTED_AT_ONCE: usize = 16;
 
 /// The samples of all archives, in order.
@@ -158,16 +163,17 @@ pub(super) fn open(
         let archives = shards.archives.len();
         return Err(damaged(root, format!("no images in {archives} archives{passed}")));
     }
-    let (labels, class_names) = labels(
-        root,
-        |sample| shards.name_of(sample),
-        &classes,
-        &mut survey,
-        || {
-            let other = if split == Split::Train { Split::Test } else { Split::Train };
-            words_of(root, other, names)
-        },
-    )?;
+    let other = if split == Split::Train { Split::Test } else { Split::Train };
+    let words = OnceCell::new();
+    let other_words = || words.get_or_init(|| words_of(root, other, names)).clone();
+    if split == Split::Test && classes.iter().all(|class| *class == Class::Missing) {
+        let images: Vec<&str> = shards.samples.iter().map(|place| &*place.name).collect();
+        if let Some(known) = beside::classes(root, &images, other_words, &mut survey)? {
+            classes = known;
+        }
+    }
+    let name_of = |sample| shards.name_of(sample);
+    let (labels, class_names) = labels(root, name_of, &classes, &mut survey, other_words)?;
     let title = (format!("{} tar shards", shards.archives.len()), format!("{split} images"));
     Ok(Opened { store: shards, labels, class_names, title, survey })
 }
@@ -193,24 +199,58 @@ type Listed = Result<(File, Vec<Member>), SourceError>;
 
 /// Opens archives and lists what is in them, in their order.
 fn list(paths: &[PathBuf]) -> Vec<Listed> {
-    let one = |path: &PathBuf| {
-        let file =
-            File::open(path).map_err(|cause| SourceError::Io { path: path.clone(), cause })?;
-        let members = tar::members(&file, is_class).map_err(|reason| damaged(path, reason))?;
+    at_once(paths, |path| {
+        let io = |cause| SourceError::Io { path: path.clone(), cause };
+        let file = File::open(path).map_err(io)?;
+        let len = file.metadata().map_err(io)?.len();
+        let members = tar::members(&file, 0..len, is_class).map_err(|why| damaged(path, why))?;
+        let members = with_inner(path, &file, members)?;
         Ok((file, members))
-    };
-    let share = paths.len().div_ceil(LISTED_AT_ONCE).max(1);
-    let mut listed: Vec<Option<Listed>> = paths.iter().map(|_| None).collect();
-    std::thread::scope(|scope| {
-        for (listed, paths) in listed.chunks_mut(share).zip(paths.chunks(share)) {
-            scope.spawn(move || {
-                for (listed, path) in listed.iter_mut().zip(paths) {
-                    *listed = Some(one(path));
-                }
-            });
+    })
+}
+
+/// The members, and in place of an archive among them its own members, as ImageNet's archive holds
+/// one of each class.
+fn with_inner(path: &Path, file: &File, members: Vec<Member>) -> Result<Vec<Member>, SourceError> {
+    if !members.iter().any(|member| is_archive(Path::new(&member.name), TAR)) {
+        return Ok(members);
+    }
+    let listed = at_once(&members, |member| {
+        if !is_archive(Path::new(&member.name), TAR) {
+            return Ok(None);
         }
+        let inner = tar::members(file, member.bytes.clone(), is_class);
+        inner.map(Some).map_err(|why| damaged(path, format!("{} in it: {why}", member.name)))
     });
-    listed.into_iter().flatten().collect()
+    let mut all = Vec::new();
+    for (member, inner) in members.into_iter().zip(listed) {
+        match inner? {
+            None => all.push(member),
+            Some(inner) => {
+                all.extend(inner.into_iter().map(|own| {
+                    let name = format!("{}/{}", member.name, own.name);
+                    Member { name, ..own }
+                }));
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Looks at many things at once: a disk answers many small questions together.
+fn at_once<T: Sync, R: Send>(items: &[T], look: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let share = items.len().div_ceil(LISTED_AT_ONCE).max(1);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = items
+            .chunks(share)
+            .map(|items| scope.spawn(|| items.iter().map(&look).collect::<Vec<R>>()))
+            .collect();
+        let made = threads.into_iter().map(|thread| match thread.join() {
+            Ok(made) => made,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        made.flatten().collect()
+    })
 }
 
 /// Adds the samples of one archive.

@@ -18,18 +18,38 @@ const MAX_CONTENT: u64 = 1 << 20;
 /// since a class, the next header and small images lie right behind it.
 const WINDOW: u64 = 16 << 10;
 
-/// Reads small pieces of a file whose places mostly grow.
+/// Bytes that are read at any place: a file's, or those in memory.
+pub(super) trait Places {
+    /// Fills the buffer with the bytes from a place on.
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()>;
+}
+
+impl Places for File {
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
+        read_at(self, buffer, at)
+    }
+}
+
+impl Places for &[u8] {
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
+        let bytes = usize::try_from(at).ok().and_then(|at| self.get(at..)?.get(..buffer.len()));
+        buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+}
+
+/// Reads small pieces whose places mostly grow.
 struct Window<'a> {
-    file: &'a File,
+    places: &'a dyn Places,
     len: u64,
     at: u64,
     held: Vec<u8>,
 }
 
 impl Window<'_> {
-    /// Looks at a file of so many bytes.
-    fn new(file: &File, len: u64) -> Window<'_> {
-        Window { file, len, at: 0, held: Vec::new() }
+    /// Looks at so many bytes.
+    fn new(places: &dyn Places, len: u64) -> Window<'_> {
+        Window { places, len, at: 0, held: Vec::new() }
     }
 
     /// The bytes `range`, which must lie in the file.
@@ -40,7 +60,7 @@ impl Window<'_> {
             self.at = range.start;
             self.held.clear();
             self.held.resize((end - range.start) as usize, 0);
-            let read = read_at(self.file, &mut self.held, range.start);
+            let read = self.places.read_at(&mut self.held, range.start);
             if read.is_err() {
                 self.held.clear();
             }
@@ -79,16 +99,19 @@ pub(super) fn read_at(file: &File, buffer: &mut [u8], at: u64) -> io::Result<()>
     }
 }
 
-/// The plain files of an archive, in their order, with the content of those that `wanted` says by
-/// name.
+/// The plain files of the archive that the bytes `within` are, in their order, with the content of
+/// those that `wanted` says by name.
 ///
 /// # Errors
 /// A sentence when the archive is damaged or cut short.
-pub(super) fn members(file: &File, wanted: impl Fn(&str) -> bool) -> Result<Vec<Member>, String> {
-    let len = file.metadata().map_err(|error| error.to_string())?.len();
-    let (mut members, mut at) = (Vec::new(), 0);
+pub(super) fn members(
+    places: &dyn Places,
+    within: Range<u64>,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<Vec<Member>, String> {
+    let (mut members, mut at, len) = (Vec::new(), within.start, within.end);
     let (mut long_name, mut long_size) = (None, None);
-    let mut window = Window::new(file, len);
+    let mut window = Window::new(places, len);
     let mut read = |range| -> Result<Vec<u8>, String> {
         window.read(range).map(<[u8]>::to_vec).map_err(|error| error.to_string())
     };
@@ -157,7 +180,7 @@ pub(super) fn members(file: &File, wanted: impl Fn(&str) -> bool) -> Result<Vec<
                 }
             }
         }
-        at = end.div_ceil(BLOCK) * BLOCK;
+        at = start + size.div_ceil(BLOCK) * BLOCK;
     }
     Ok(members)
 }
