@@ -13,7 +13,7 @@ pub enum ImageError {
     #[error("the file is empty")]
     Empty,
     /// The first bytes are those of none of the known formats.
-    #[error("not an image: the bytes are neither JPEG, PNG, WebP, BMP nor GIF")]
+    #[error("not an image: the bytes are neither JPEG, PNG, WebP, BMP, GIF nor TIFF")]
     UnknownFormat,
     /// The header promises an image that is empty or too large to be decoded safely.
     #[error(

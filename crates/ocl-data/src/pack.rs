@@ -203,6 +203,7 @@ fn extension(bytes: &[u8]) -> &'static str {
         [0xFF, 0xD8, ..] => "jpg",
         [0x89, b'P', ..] => "png",
         [b'G', b'I', ..] => "gif",
+        [b'I', b'I', ..] | [b'M', b'M', ..] => "tiff",
         [b'B', b'M', ..] => "bmp",
         _ => "webp",
     }

@@ -44,7 +44,7 @@ fn fixtures() -> Vec<Vec<u8>> {
     let mut paths: Vec<_> =
         fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
-    let images = ["jpg", "png", "gif", "bmp", "webp"];
+    let images = ["jpg", "png", "gif", "bmp", "webp", "tif"];
     paths.retain(|path| images.iter().any(|image| path.extension().unwrap() == *image));
     paths.iter().map(|path| fs::read(path).unwrap()).collect()
 }

@@ -152,17 +152,17 @@ fn what_systems_leave_behind_is_no_class() {
 
 #[test]
 fn files_of_other_kinds_are_counted() {
-    let dir = folder(&["0.jpg", "1.tif", "2.avif", "3.ppm", "4", ".hidden.jpg"]);
+    let dir = folder(&["0.jpg", "1.psd", "2.avif", "3.ppm", "4", ".hidden.jpg"]);
     let source = open(dir.path(), Split::Train).unwrap();
     assert_eq!(source.len(), 1);
     assert_eq!(
         source.passed_over().unwrap(),
-        "4 files of other kinds passed over: .avif, .ppm, .tif, none; hidden entries passed over: \
+        "4 files of other kinds passed over: .avif, .ppm, .psd, none; hidden entries passed over: \
          .hidden.jpg"
     );
-    let none = folder(&["a/1.tif", "a/2.tif"]);
+    let none = folder(&["a/1.psd", "a/2.psd"]);
     let told = error(none.path(), Split::Train);
-    assert!(told.contains("no image in it") && told.contains(".tif (2)"), "{told}");
+    assert!(told.contains("no image in it") && told.contains(".psd (2)"), "{told}");
 }
 
 #[cfg(unix)]

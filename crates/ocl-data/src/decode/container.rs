@@ -1,4 +1,4 @@
-//! PNG, WebP, BMP and GIF through the `image` crate.
+//! PNG, WebP, BMP, GIF and TIFF through the `image` crate.
 
 use std::borrow::Cow;
 use std::io::Cursor;
@@ -49,6 +49,9 @@ fn open(bytes: &[u8], format: ImageFormat) -> Result<impl ImageDecoder + '_, Ima
 
 /// Where EXIF says which way is up; a damaged block costs the orientation, not the image.
 fn orientation(decoder: &mut impl ImageDecoder, bytes: &[u8], format: ImageFormat) -> Orientation {
+    if format == ImageFormat::Tiff {
+        return decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    }
     let exif = decoder.exif_metadata().ok().flatten().map(Cow::Owned);
     let late = || png_exif(bytes).filter(|_| format == ImageFormat::Png).map(Cow::Borrowed);
     let upright = Orientation::NoTransforms;

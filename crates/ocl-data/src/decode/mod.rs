@@ -19,7 +19,7 @@ pub const MAX_PIXELS: u64 = 200_000_000;
 /// Bytes that a decoder may take for itself beside the pixels.
 const MAX_DECODER_BYTES: u64 = 2 << 30;
 
-/// Decodes a JPEG, PNG, WebP, BMP or GIF (the first frame), told apart by the first bytes.
+/// Decodes a JPEG, PNG, WebP, BMP, GIF or TIFF (the first frame), told apart by the first bytes.
 ///
 /// Grey becomes RGB, alpha is dropped, 16 bits are scaled to 8, CMYK is taken as Adobe stores it,
 /// and the EXIF orientation is applied.
@@ -65,6 +65,8 @@ impl ImageHeader {
             [0x89, b'P', b'N', b'G', ..] => Some(ImageFormat::Png),
             [b'G', b'I', b'F', b'8', ..] => Some(ImageFormat::Gif),
             [b'B', b'M', ..] => Some(ImageFormat::Bmp),
+            // In either order of bytes; 43 where places have eight bytes.
+            [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => Some(ImageFormat::Tiff),
             [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => {
                 Some(ImageFormat::WebP)
             }

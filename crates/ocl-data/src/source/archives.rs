@@ -10,7 +10,8 @@ use super::walk;
 use crate::error::SourceError;
 
 /// Extensions of images.
-pub(super) const IMAGES: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "ppm", "img"];
+pub(super) const IMAGES: [&str; 10] =
+    ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "img"];
 
 /// Extensions of archives.
 pub(super) const TAR: &str = "tar";

@@ -33,7 +33,7 @@ pub enum SourceKind {
     /// Told from the path alone.
     #[default]
     Auto,
-    /// JPEG, PNG, WebP, BMP and GIF files: `ROOT/train/CLASS/*` beside `val` or `test`,
+    /// JPEG, PNG, WebP, BMP, GIF and TIFF files: `ROOT/train/CLASS/*` beside `val` or `test`,
     /// `ROOT/CLASS/*`, or a flat folder without labels.
     Folder,
     /// The MNIST family's IDX files, gzipped or not.

@@ -9,8 +9,8 @@ use super::survey::Survey;
 use crate::error::SourceError;
 
 /// Extensions of image files, in lower case. What a file really is is told by its first bytes.
-pub(super) const EXTENSIONS: [&str; 8] =
-    ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif"];
+pub(super) const EXTENSIONS: [&str; 10] =
+    ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff"];
 
 /// Folders and files that systems and programs leave beside a user's own, in lower case.
 const SYSTEM: [&str; 13] = [
