@@ -36,7 +36,12 @@ impl Folder {
     }
 
     pub(super) fn path(&self, index: usize) -> PathBuf {
-        self.root.join(&self.files[index])
+        self.root.join(self.file(index))
+    }
+
+    /// Relative to the folder.
+    pub(super) fn file(&self, index: usize) -> &Path {
+        &self.files[index]
     }
 
     /// Reads a file's bytes into the buffer.

@@ -196,6 +196,33 @@ impl Source {
         }
     }
 
+    /// What a sample is called within its data set, wherever that lies: a file below its folder, or the
+    /// archive's name and the member's.
+    pub fn relative_name(&self, index: usize) -> String {
+        match &self.store {
+            Store::Folder(folder) => folder.file(index).display().to_string(),
+            Store::Shards(shards) => last_of(&shards.name_of(index), shards.archive(index)),
+            Store::Zips(zips) => last_of(&zips.name_of(index), zips.archive(index)),
+            _ => self.name_of(index),
+        }
+    }
+
+    /// The bytes of a sample's file or member; `None` for pixels in memory, and for a file that is
+    /// not there. Where samples are files of their own this is a look at the disk.
+    pub fn bytes_of(&self, index: usize) -> Option<u64> {
+        match &self.store {
+            Store::Folder(folder) => Some(folder.path(index).metadata().ok()?.len()),
+            Store::Shards(shards) => Some(shards.bytes_of(index)),
+            Store::Zips(zips) => zips.bytes_of(index),
+            _ => None,
+        }
+    }
+
+    /// Whether each sample is a file of its own.
+    pub fn has_files(&self) -> bool {
+        matches!(self.store, Store::Folder(_))
+    }
+
     /// One line for people: `embedded Fashion-MNIST, 8,000 train images, 10 classes`.
     pub fn describe(&self) -> String {
         let classes = match (&self.labels, self.class_names.len()) {
@@ -273,6 +300,12 @@ impl Source {
         let (title, survey) = Default::default();
         Source { store, labels: None, class_names: Vec::new(), title, survey }
     }
+}
+
+/// A member's name from its archive's own name on.
+fn last_of(name: &str, archive: &Path) -> String {
+    let folder = archive.parent().map_or(0, |folder| folder.as_os_str().len());
+    name[folder..].trim_start_matches(['/', '\\']).to_owned()
 }
 
 /// The folder of a data set.

@@ -68,8 +68,18 @@ impl Shards {
     }
 
     pub(super) fn name_of(&self, index: usize) -> String {
-        let place = &self.samples[index];
-        format!("{}/{}", self.archives[place.archive as usize].path.display(), place.name)
+        format!("{}/{}", self.archive(index).display(), self.samples[index].name)
+    }
+
+    /// The archive that a sample lies in.
+    pub(super) fn archive(&self, index: usize) -> &Path {
+        &self.archives[self.samples[index].archive as usize].path
+    }
+
+    /// The bytes of a sample's image.
+    pub(super) fn bytes_of(&self, index: usize) -> u64 {
+        let Range { start, end } = self.samples[index].bytes;
+        end - start
     }
 
     /// Reads a sample's bytes, or says where its pixels are.

@@ -65,6 +65,17 @@ impl Zips {
         format!("{}/{name}", path.display())
     }
 
+    /// The archive that a sample lies in.
+    pub(super) fn archive(&self, index: usize) -> &Path {
+        &self.archives[self.members[index].archive as usize].path
+    }
+
+    /// The bytes of a sample's image, as the list has them.
+    pub(super) fn bytes_of(&self, index: usize) -> Option<u64> {
+        let Member { archive, index } = self.members[index];
+        Some(self.archives[archive as usize].list.entry(index as usize).ok()?.size())
+    }
+
     /// Reads a sample's bytes; whether they are what was packed tells their checksum.
     pub(super) fn read(&self, index: usize, bytes: &mut Vec<u8>) -> io::Result<()> {
         let Member { archive, index } = self.members[index];

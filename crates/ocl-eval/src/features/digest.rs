@@ -33,7 +33,7 @@ impl WeightsRecord {
 }
 
 /// The first 16 hexadecimal digits of a SHA-256 over what a split holds: for each image its label
-/// and its file's name and length; for sets that lie in memory, its label and pixels.
+/// and its name and length as a file or member of an archive; for sets that lie in memory, its label and pixels.
 ///
 /// It tells data sets and versions of them apart for the price of listing them; an image file
 /// altered without changing its length is not seen.
@@ -41,19 +41,17 @@ pub(super) fn digest_of(source: &Source) -> String {
     let mut hasher = Sha256::new();
     let labels = source.labels().unwrap_or_default();
     for index in 0..source.len() {
-        let name = source.name_of(index);
-        let path = Path::new(&name);
-        match path.metadata() {
-            Ok(data) => {
+        match source.bytes_of(index) {
+            Some(bytes) => {
                 // The folder that the data happen to lie in says nothing of them.
-                for part in path.iter().rev().take(2) {
+                for part in Path::new(&source.relative_name(index)).iter().rev().take(2) {
                     hasher.update(part.as_encoded_bytes());
                     hasher.update([0]);
                 }
-                hasher.update(data.len().to_le_bytes());
+                hasher.update(bytes.to_le_bytes());
             }
-            // Not a file of its own; an image that cannot be read adds nothing.
-            Err(_) => hasher.update(source.image(index).unwrap_or_default().pixels),
+            // In memory, or not there; an image that cannot be read adds nothing.
+            None => hasher.update(source.image(index).unwrap_or_default().pixels),
         }
         hasher.update(labels.get(index).copied().unwrap_or(u32::MAX).to_le_bytes());
     }

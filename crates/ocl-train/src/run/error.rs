@@ -87,6 +87,17 @@ pub enum TrainError {
         path = .0.display()
     )]
     Occupied(PathBuf),
+    /// The data are not those that the run began with.
+    #[error(
+        "{data} holds other images than the run began with: {difference}; give the data as they were \
+         (--data PATH if they lie elsewhere), or begin another run"
+    )]
+    OtherData {
+        /// Where the data lie.
+        data: String,
+        /// What is other.
+        difference: String,
+    },
     /// Another process is at work in the run folder.
     #[error("{} is in use by {owner}; two runs cannot share a folder", path.display())]
     Locked {

@@ -3,6 +3,7 @@
 mod atomic_file;
 mod checkpoint;
 mod error;
+mod inventory;
 mod lock;
 mod moments;
 mod pending;

@@ -12,6 +12,7 @@ use ocl_model::{Vit, state_bytes};
 use super::atomic_file::{folders_are_unsynced, replace_file};
 use super::checkpoint::{self, Checkpoint, CheckpointError};
 use super::error::TrainError;
+use super::inventory::Inventory;
 use super::lock::RunLock;
 use super::pending::{Handed, Ledger, Pending};
 use super::ranks::{same_everywhere, turn};
@@ -95,7 +96,7 @@ pub fn pretrain_in(
     until: Until<'_>,
     mut observe: impl FnMut(Event<'_>),
 ) -> Result<Outcome, TrainError> {
-    let lock = world.on_root(|| prepare_folder(plan, run, start), TrainError::in_words)?;
+    let lock = world.on_root(|| prepare_folder(plan, &source, run, start), TrainError::in_words)?;
     for note in lock.iter().flat_map(what_is_missing) {
         observe(Event::Note(&note));
     }
@@ -220,7 +221,12 @@ fn save_encoder(plan: &Plan, run: &Path, trainer: &Trainer) -> Result<(), TrainE
 }
 
 /// Makes the folder of a new run, or finds that of an old one, and keeps others out of it.
-fn prepare_folder(plan: &Plan, run: &Path, start: Start) -> Result<RunLock, TrainError> {
+fn prepare_folder(
+    plan: &Plan,
+    source: &Source,
+    run: &Path,
+    start: Start,
+) -> Result<RunLock, TrainError> {
     let path = run.join("plan.toml");
     let failed = |source| TrainError::Folder { path: path.clone(), source };
     std::fs::create_dir_all(run).map_err(failed)?;
@@ -233,7 +239,32 @@ fn prepare_folder(plan: &Plan, run: &Path, start: Start) -> Result<RunLock, Trai
     } else if Plan::load(run).is_ok_and(|there| there.changes != plan.changes) {
         replace_file(&path, plan.to_toml().as_bytes()).map_err(failed)?;
     }
+    same_data(plan, source, run)?;
     Ok(lock)
+}
+
+/// Keeps a note of the data with a run that begins, and compares them with it when the run goes on.
+/// Of a run that has none, as it was begun by an earlier version, only the number is known.
+fn same_data(plan: &Plan, source: &Source, run: &Path) -> Result<(), TrainError> {
+    let other = |difference| TrainError::OtherData { data: plan.data.path.clone(), difference };
+    let path = run.join("data.json");
+    let failed = |source| TrainError::Folder { path: path.clone(), source };
+    let now = Inventory::of(source);
+    match std::fs::read(&path) {
+        Ok(then) => {
+            let then: Inventory =
+                serde_json::from_slice(&then).map_err(|error| failed(error.into()))?;
+            then.difference(&now).map_or(Ok(()), |difference| Err(other(difference)))
+        }
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(error)),
+        Err(_) if source.len() != plan.data.images => {
+            Err(other(format!("{} images, there were {}", source.len(), plan.data.images)))
+        }
+        Err(_) => {
+            let text = serde_json::to_vec_pretty(&now).map_err(|error| failed(error.into()))?;
+            replace_file(&path, &text).map_err(failed)
+        }
+    }
 }
 
 /// What the file system of a run folder does not protect from, in words.

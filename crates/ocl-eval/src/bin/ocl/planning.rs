@@ -150,14 +150,6 @@ pub(crate) fn resumed(
         plan.set_chunk(chunk, args.backend);
     }
     let source = plan.data.open(Split::Train)?;
-    if source.len() != plan.data.images {
-        bail!(
-            "{} holds {} images now, the run began with {}: resuming would not continue it",
-            plan.data.path,
-            source.len(),
-            plan.data.images
-        );
-    }
     Ok((plan, Arc::new(source), Start::Resume))
 }
 
