@@ -84,7 +84,7 @@ pub enum SourceError {
     NotEmbedded,
     /// A name that is none of the known kinds.
     #[error(
-        "`{0}` is no kind of data set; use auto, folder, zip, manifest, shards, idx, cifar10, cifar100 or embedded"
+        "`{0}` is no kind of data set; use auto, folder, zip, parquet, manifest, shards, idx, cifar10, cifar100 or embedded"
     )]
     UnknownKind(String),
 }

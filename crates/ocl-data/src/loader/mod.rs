@@ -199,7 +199,7 @@ impl Loader {
                     epoch,
                     Arc::clone(&self.samples),
                     &self.config,
-                    self.source.is_sharded(),
+                    self.source.runs(),
                 )),
             };
             self.order = Some(Arc::clone(&order));

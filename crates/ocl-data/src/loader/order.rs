@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::config::{LoaderConfig, Order};
 use crate::error::LoaderError;
 use crate::random::{Draws, Purpose};
-use crate::source::Source;
+use crate::source::{Runs, Source};
 
 /// Neighbours in a shard that stay together, and how many such runs are mixed.
 const RUN: usize = 512;
@@ -20,25 +20,20 @@ pub(super) struct EpochOrder {
 }
 
 impl EpochOrder {
-    /// `sharded`: neighbours lie side by side in large files.
+    /// `runs`: the samples that it pays to visit together.
     pub(super) fn new(
         epoch: u64,
         samples: Arc<Vec<u32>>,
         config: &LoaderConfig,
-        sharded: bool,
+        runs: Option<Runs<'_>>,
     ) -> EpochOrder {
         let order = match config.order {
             Order::Sequential => samples,
             Order::Shuffled => {
                 // No sample has this number: it is the epoch's own stream.
                 let mut draws = Draws::new(config.seed, epoch, u64::MAX, Purpose::Order);
-                if sharded && samples.len() > RUN * MIXED {
-                    Arc::new(shuffle_runs(&samples, &mut draws))
-                } else {
-                    let (mut order, len) = (samples.to_vec(), samples.len());
-                    draws.shuffle_front(&mut order, len);
-                    Arc::new(order)
-                }
+                let (runs, mixed) = split(&samples, runs);
+                Arc::new(shuffle_runs(runs, mixed, &mut draws))
             }
         };
         EpochOrder { epoch, order, batch: config.batch }
@@ -67,14 +62,29 @@ impl EpochOrder {
     }
 }
 
-/// Runs of `RUN` neighbours in shuffled order, and then the samples of each `MIXED` runs among
-/// themselves: far apart in the batches, and near each other on the disk when they are read.
-fn shuffle_runs(samples: &[u32], draws: &mut Draws) -> Vec<u32> {
-    let mut runs: Vec<&[u32]> = samples.chunks(RUN).collect();
+/// The runs that samples are in, and how many of them are mixed. What is as near as any other, or
+/// all mixed with all, is one run.
+fn split<'a>(samples: &'a [u32], runs: Option<Runs<'_>>) -> (Vec<&'a [u32]>, usize) {
+    let (split, mixed): (Vec<&[u32]>, usize) = match runs {
+        None => return (vec![samples], 1),
+        Some(Runs::Neighbours) => (samples.chunks(RUN).collect(), MIXED),
+        Some(Runs::Groups { starts, mixed }) => {
+            let group = |sample: u32| starts.partition_point(|&start| start <= sample);
+            (samples.chunk_by(|&one, &other| group(one) == group(other)).collect(), mixed)
+        }
+    };
+    if split.len() <= mixed { (vec![samples], 1) } else { (split, mixed) }
+}
+
+/// Runs in shuffled order, and then the samples of each `mixed` runs among themselves: far apart in
+/// the batches, and near each other on the disk when they are read.
+fn shuffle_runs(mut runs: Vec<&[u32]>, mixed: usize, draws: &mut Draws) -> Vec<u32> {
     let len = runs.len();
-    draws.shuffle_front(&mut runs, len);
-    let mut order = Vec::with_capacity(samples.len());
-    for runs in runs.chunks(MIXED) {
+    if len > 1 {
+        draws.shuffle_front(&mut runs, len);
+    }
+    let mut order = Vec::with_capacity(runs.iter().map(|run| run.len()).sum());
+    for runs in runs.chunks(mixed) {
         let start = order.len();
         runs.iter().for_each(|run| order.extend_from_slice(run));
         let len = order.len() - start;
@@ -164,13 +174,14 @@ mod tests {
 
     fn order(len: u32, batch: usize, epoch: u64) -> EpochOrder {
         let config = LoaderConfig { batch, ..LoaderConfig::default() };
-        EpochOrder::new(epoch, Arc::new((0..len).collect()), &config, false)
+        EpochOrder::new(epoch, Arc::new((0..len).collect()), &config, None)
     }
 
     #[test]
     fn runs_are_a_permutation_too() {
         let samples: Vec<u32> = (0..40_000).collect();
-        let order = shuffle_runs(&samples, &mut Draws::new(1, 0, 0, Purpose::Order));
+        let (runs, mixed) = split(&samples, Some(Runs::Neighbours));
+        let order = shuffle_runs(runs, mixed, &mut Draws::new(1, 0, 0, Purpose::Order));
         let mut runs: Vec<u32> = order[..1024].iter().map(|sample| sample / 512).collect();
         runs.sort_unstable();
         runs.dedup();

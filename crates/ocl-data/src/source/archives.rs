@@ -16,6 +16,7 @@ pub(super) const IMAGES: [&str; 10] =
 /// Extensions of archives.
 pub(super) const TAR: &str = "tar";
 pub(super) const ZIP: &str = "zip";
+pub(super) const PARQUET: &str = "parquet";
 
 /// Whether a path names archives: one, a brace range of them, or a folder of them.
 pub(super) fn detects(path: &str, extension: &str) -> bool {
@@ -47,8 +48,12 @@ pub(super) fn is_archive(path: &Path, extension: &str) -> bool {
     path.extension().is_some_and(|own| own.eq_ignore_ascii_case(extension))
 }
 
-/// `a-{000..012}.tar` as thirteen paths; a path without a range as itself.
+/// `a-{000..012}.tar` as thirteen paths, and `a-*.tar` as those that are there; another path as
+/// itself.
 pub(super) fn expand(path: &str) -> Vec<PathBuf> {
+    if let Some(matching) = matching(Path::new(path)) {
+        return matching;
+    }
     let range = path.split_once('{').and_then(|(before, rest)| {
         let (range, after) = rest.split_once('}')?;
         let (first, last) = range.split_once("..")?;
@@ -61,6 +66,33 @@ pub(super) fn expand(path: &str) -> Vec<PathBuf> {
         }
         None => vec![path.into()],
     }
+}
+
+/// The files of a folder whose names a pattern with `*` fits, sorted; `None` without a pattern, or
+/// where a file is called so.
+fn matching(path: &Path) -> Option<Vec<PathBuf>> {
+    let pattern = path.file_name()?.to_str().filter(|name| name.contains('*'))?;
+    if path.exists() {
+        return None;
+    }
+    let folder = path.parent().filter(|parent| *parent != Path::new(""));
+    let entries = walk::list(folder.unwrap_or(Path::new("."))).ok()?;
+    let names = entries.iter().filter_map(|entry| entry.file_name().into_string().ok());
+    Some(names.filter(|name| fits(name, pattern)).map(|name| path.with_file_name(name)).collect())
+}
+
+/// Whether a name has the pieces of a pattern between its `*` in their order.
+fn fits(name: &str, pattern: &str) -> bool {
+    let mut pieces = pattern.split('*');
+    let first = pieces.next().unwrap_or_default();
+    let Some(mut rest) = name.strip_prefix(first) else { return false };
+    let pieces: Vec<&str> = pieces.collect();
+    let Some((last, middle)) = pieces.split_last() else { return rest.is_empty() };
+    for piece in middle {
+        let Some(at) = rest.find(piece) else { return false };
+        rest = &rest[at + piece.len()..];
+    }
+    rest.ends_with(last)
 }
 
 /// The archives of a folder and of the folders in it whose names are those of parts; relative to
@@ -91,11 +123,12 @@ pub(super) fn in_folder(root: &Path, extension: &str) -> Result<Vec<String>, Sou
 /// The archives of a part by the words of their names; where no name has one, all are for training.
 pub(super) fn of_split(
     root: &Path,
+    extension: &str,
     split: Split,
     names: &SplitNames,
     survey: &mut Survey,
 ) -> Result<Vec<PathBuf>, SourceError> {
-    let all = in_folder(root, TAR)?;
+    let all = in_folder(root, extension)?;
     let paths = |chosen: Vec<&String>| chosen.into_iter().map(|name| root.join(name)).collect();
     let named = |name: &str, wanted: &str| wanted == "." || parts::has_words(name, wanted);
     if let Some(wanted) = names.of(split) {
@@ -107,7 +140,12 @@ pub(super) fn of_split(
             |name: &&String| named(name, wanted) && !other.is_some_and(|other| named(name, other));
         let chosen: Vec<_> = all.iter().filter(mine).collect();
         if chosen.is_empty() {
-            return Err(none(root, split, &format!("`{wanted}` is no word of any archive's name")));
+            return Err(none(
+                root,
+                extension,
+                split,
+                &format!("`{wanted}` is no word of any archive's name"),
+            ));
         }
         return Ok(paths(chosen));
     }
@@ -124,7 +162,12 @@ pub(super) fn of_split(
     let measured = !validation.is_empty() || !test.is_empty();
     Ok(paths(match split {
         Split::Train if train.is_empty() && unnamed.is_empty() && measured => {
-            return Err(none(root, split, "all archives are named as a part to measure on"));
+            return Err(none(
+                root,
+                extension,
+                split,
+                "all archives are named as a part to measure on",
+            ));
         }
         Split::Train if train.is_empty() => {
             if measured {
@@ -184,13 +227,13 @@ fn parts_of(root: &Path, all: &[String]) -> Result<Vec<Option<Part>>, SourceErro
 }
 
 /// A part without archives.
-pub(super) fn none(root: &Path, split: Split, why: &str) -> SourceError {
+pub(super) fn none(root: &Path, extension: &str, split: Split, why: &str) -> SourceError {
     SourceError::NotFound {
         path: root.into(),
-        looked_for: format!("no {split} archives (`.tar`) there: {why}"),
+        looked_for: format!("no {split} archives (`.{extension}`) there: {why}"),
         advice: format!(
             "have a word such as `train` or `val` in the archives' names, give --{split}-split WORD, \
-             or name archives of the training part as in train-{{0000..0146}}.tar"
+             or name archives of the training part as in train-{{0000..0146}}.{extension}"
         ),
     }
 }

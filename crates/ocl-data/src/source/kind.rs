@@ -47,6 +47,8 @@ pub enum SourceKind {
     Shards,
     /// ZIP archives of image folders: one, or a folder of them.
     Zip,
+    /// Parquet tables as Hugging Face's libraries write them: one, `train-*.parquet`, or a folder.
+    Parquet,
     /// A table of images (CSV, TSV or JSON lines): path, label and part of each.
     Manifest,
     /// The 10,000 Fashion-MNIST images inside the program.
@@ -54,10 +56,11 @@ pub enum SourceKind {
 }
 
 /// All kinds by name.
-const KINDS: [(&str, SourceKind); 9] = [
+const KINDS: [(&str, SourceKind); 10] = [
     ("auto", SourceKind::Auto),
     ("folder", SourceKind::Folder),
     ("zip", SourceKind::Zip),
+    ("parquet", SourceKind::Parquet),
     ("manifest", SourceKind::Manifest),
     ("shards", SourceKind::Shards),
     ("idx", SourceKind::Idx),

@@ -2,6 +2,7 @@
 //! binaries, the embedded set.
 
 mod archives;
+mod at;
 mod beside;
 mod cifar;
 mod classes;
@@ -14,6 +15,7 @@ mod manifest;
 mod matlab;
 mod memory;
 mod opened;
+mod parquet;
 mod parts;
 mod samples;
 mod shards;
@@ -25,6 +27,7 @@ mod zip;
 
 use std::path::{Path, PathBuf};
 
+use self::parquet::Parquet;
 use self::zip::Zips;
 use crate::decode::decode;
 use crate::error::{ImageError, SourceError};
@@ -50,6 +53,8 @@ impl SourceKind {
             SourceKind::Manifest
         } else if archives::detects(path, archives::TAR) {
             SourceKind::Shards
+        } else if parquet::detects(path) {
+            SourceKind::Parquet
         } else if archives::detects(path, archives::ZIP) {
             SourceKind::Zip
         } else if idx::detects(root) {
@@ -79,6 +84,7 @@ enum Store {
     Folder(Folder),
     Shards(Shards),
     Zips(Zips),
+    Parquet(Parquet),
     Memory(Memory),
     /// A sample whose fetching panics, to see what becomes of a worker's panic.
     #[cfg(test)]
@@ -86,6 +92,15 @@ enum Store {
         len: usize,
         at: usize,
     },
+}
+
+/// Samples that lie side by side in large files.
+#[derive(Clone, Copy)]
+pub(crate) enum Runs<'a> {
+    /// Those next to each other.
+    Neighbours,
+    /// Groups that are read as a whole: the first sample of each, and how many groups are mixed.
+    Groups { starts: &'a [u32], mixed: usize },
 }
 
 /// Where a store puts what it hands over.
@@ -135,6 +150,7 @@ impl Source {
             SourceKind::Embedded => Source::of(embedded::open(split)?, Store::Memory),
             SourceKind::Shards => Source::of(shards::open(path, split, names)?, Store::Shards),
             SourceKind::Zip => Source::of(zip::open(path, split, names)?, Store::Zips),
+            SourceKind::Parquet => Source::of(parquet::open(path, split, names)?, Store::Parquet),
             SourceKind::Manifest => {
                 Source::of(manifest::open(Path::new(path), split, names)?, Store::Folder)
             }
@@ -162,6 +178,7 @@ impl Source {
             Store::Folder(folder) => folder.len(),
             Store::Shards(shards) => shards.len(),
             Store::Zips(zips) => zips.len(),
+            Store::Parquet(parquet) => parquet.len(),
             Store::Memory(memory) => memory.len(),
             #[cfg(test)]
             Store::Panics { len, .. } => *len,
@@ -190,6 +207,7 @@ impl Source {
             Store::Folder(folder) => folder.path(index).display().to_string(),
             Store::Shards(shards) => shards.name_of(index),
             Store::Zips(zips) => zips.name_of(index),
+            Store::Parquet(parquet) => parquet.name_of(index),
             Store::Memory(memory) => memory.name_of(index),
             #[cfg(test)]
             Store::Panics { .. } => format!("trap[{index}]"),
@@ -203,6 +221,7 @@ impl Source {
             Store::Folder(folder) => folder.file(index).display().to_string(),
             Store::Shards(shards) => last_of(&shards.name_of(index), shards.archive(index)),
             Store::Zips(zips) => last_of(&zips.name_of(index), zips.archive(index)),
+            Store::Parquet(parquet) => last_of(&parquet.name_of(index), parquet.table(index)),
             _ => self.name_of(index),
         }
     }
@@ -254,10 +273,13 @@ impl Source {
         }
     }
 
-    /// Whether neighbouring samples lie side by side in large files, so that it pays to visit them
-    /// together.
-    pub(crate) fn is_sharded(&self) -> bool {
-        matches!(self.store, Store::Shards(_))
+    /// Which samples it pays to visit together; `None` where each is as near as any other.
+    pub(crate) fn runs(&self) -> Option<Runs<'_>> {
+        match &self.store {
+            Store::Shards(_) => Some(Runs::Neighbours),
+            Store::Parquet(parquet) => Some(parquet.runs()),
+            _ => None,
+        }
     }
 
     /// Says that a sample will be fetched soon.
@@ -279,6 +301,10 @@ impl Source {
             }
             Store::Zips(zips) => {
                 zips.read(index, room.bytes).map_err(ImageError::Read)?;
+                Ok(Stored::Encoded)
+            }
+            Store::Parquet(parquet) => {
+                parquet.read(index, room.bytes)?;
                 Ok(Stored::Encoded)
             }
             Store::Memory(memory) => {

@@ -183,15 +183,15 @@ mod tests {
             ("0.jpg", ""),
             ("d/._0.cls", "x"),
             ("0.cls", "1"),
-            ("2.tif", ""),
+            ("2.avif", ""),
         ]);
         assert_eq!(made, [("0.jpg".to_owned(), Class::Number(1))]);
         assert_eq!(
             passed,
             [
-                "1 file of another kind passed over: .tif",
+                "1 file of another kind passed over: .avif",
                 "2 hidden members of archives passed over: a.tar/._0.jpg, ...",
-                "samples without an image passed over: a.tar/2.tif"
+                "samples without an image passed over: a.tar/2.avif"
             ]
         );
     }

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 
 use super::archives::{TAR, expand, is_archive, none, of_split};
+use super::at::read_at;
 use super::beside;
 use super::classes::{Class, labels};
 use super::kind::Split;
@@ -103,7 +104,7 @@ impl Shards {
             return Err(ImageError::Read(io::Error::other("longer than 1 GiB")));
         }
         bytes.resize(len as usize, 0);
-        tar::read_at(&archive.file, bytes, place.bytes.start).map_err(ImageError::Read)?;
+        read_at(&archive.file, bytes, place.bytes.start).map_err(ImageError::Read)?;
         Ok(None)
     }
 }
@@ -154,12 +155,12 @@ pub(super) fn open(
     let root = Path::new(path);
     let mut survey = Survey::default();
     let paths = match (root.is_dir(), split) {
-        (true, _) => of_split(root, split, names, &mut survey)?,
+        (true, _) => of_split(root, TAR, split, names, &mut survey)?,
         (false, Split::Train) => expand(path),
         (false, Split::Test) => Vec::new(),
     };
     if paths.is_empty() {
-        return Err(none(root, split, "no name has a word for it"));
+        return Err(none(root, TAR, split, "no name has a word for it"));
     }
     let mut shards = Shards { archives: Vec::new(), samples: Vec::new() };
     let mut classes = Vec::new();
@@ -192,7 +193,7 @@ pub(super) fn open(
 fn words_of(root: &Path, split: Split, names: &SplitNames) -> BTreeSet<String> {
     let mut survey = Survey::default();
     let paths = match root.is_dir() {
-        true => of_split(root, split, names, &mut survey).unwrap_or_default(),
+        true => of_split(root, TAR, split, names, &mut survey).unwrap_or_default(),
         false => Vec::new(),
     };
     let mut words = BTreeSet::new();
@@ -248,7 +249,7 @@ fn with_inner(path: &Path, file: &File, members: Vec<Member>) -> Result<Vec<Memb
 }
 
 /// Looks at many things at once: a disk answers many small questions together.
-fn at_once<T: Sync, R: Send>(items: &[T], look: impl Fn(&T) -> R + Sync) -> Vec<R> {
+pub(super) fn at_once<T: Sync, R: Send>(items: &[T], look: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let share = items.len().div_ceil(LISTED_AT_ONCE).max(1);
     std::thread::scope(|scope| {
         let threads: Vec<_> = items

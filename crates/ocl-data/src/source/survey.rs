@@ -42,6 +42,17 @@ impl Survey {
         passed.count += count;
     }
 
+    /// What was met with elsewhere too.
+    pub(super) fn merge(&mut self, other: Survey) {
+        for (kind, count) in other.other_kinds {
+            *self.other_kinds.entry(kind).or_default() += count;
+        }
+        for (reason, Passed { count, first }) in other.passed {
+            self.pass_many(reason, count, &first);
+        }
+        self.notes.extend(other.notes);
+    }
+
     /// A sentence without its full stop.
     pub(super) fn note(&mut self, note: String) {
         self.notes.push(note);

@@ -7,6 +7,8 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::ops::Range;
 
+use super::at::read_at;
+
 /// Archives are made of blocks of so many bytes.
 const BLOCK: u64 = 512;
 /// The most bytes a long name may have.
@@ -76,27 +78,6 @@ pub(super) struct Member {
     pub(super) bytes: Range<u64>,
     /// Its bytes, where they were asked for.
     pub(super) content: Vec<u8>,
-}
-
-/// Reads at a place without moving a position, so that threads can share the file.
-pub(super) fn read_at(file: &File, buffer: &mut [u8], at: u64) -> io::Result<()> {
-    #[cfg(unix)]
-    return std::os::unix::fs::FileExt::read_exact_at(file, buffer, at);
-    #[cfg(windows)]
-    {
-        let mut done = 0;
-        while done < buffer.len() {
-            match std::os::windows::fs::FileExt::seek_read(
-                file,
-                &mut buffer[done..],
-                at + done as u64,
-            )? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                read => done += read,
-            }
-        }
-        Ok(())
-    }
 }
 
 /// The plain files of the archive that the bytes `within` are, in their order, with the content of

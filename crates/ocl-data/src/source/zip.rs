@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,13 +14,13 @@ use zip::ZipArchive;
 use zip::read::{ZipArchiveMetadata, ZipReadOptions};
 
 use super::archives::{ZIP, expand, in_folder};
+use super::at::At;
 use super::folder::Found;
 use super::kind::Split;
 use super::layout;
 use super::opened::{Opened, damaged};
 use super::parts::{self, SplitNames};
 use super::survey::Survey;
-use super::tar::read_at;
 use super::tree::Listed;
 use super::walk::{self, foreign};
 use crate::error::SourceError;
@@ -90,34 +90,6 @@ impl Zips {
             return Err(io::Error::other("longer than 1 GiB"));
         }
         Ok(())
-    }
-}
-
-/// A file that is read at a place of this reader's own, so that threads can share it.
-struct At<'a> {
-    file: &'a File,
-    at: u64,
-    len: u64,
-}
-
-impl Read for At<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = (self.len.saturating_sub(self.at)).min(buffer.len() as u64) as usize;
-        read_at(self.file, &mut buffer[..read], self.at)?;
-        self.at += read as u64;
-        Ok(read)
-    }
-}
-
-impl Seek for At<'_> {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let place = match to {
-            SeekFrom::Start(place) => Some(place),
-            SeekFrom::End(by) => self.len.checked_add_signed(by),
-            SeekFrom::Current(by) => self.at.checked_add_signed(by),
-        };
-        self.at = place.ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(self.at)
     }
 }
 
