@@ -151,9 +151,6 @@ pub(crate) fn ci(args: Vec<OsString>) -> Result<(), Failure> {
         let list = ["package", "--list", "--allow-dirty", "--quiet", "-p", package];
         steps.cargo("package", command::cargo(&list).stdout(std::process::Stdio::null()))?;
     }
-    // By itself: with the others it would compile burn once more.
-    let parquet = ["test", "--locked", "--release", "-p", "ocl-data", "--bin", "to-parquet"];
-    steps.cargo("parquet", command::cargo(&parquet).args(["--features", "parquet"]))?;
     if with_mpi {
         let mut ranks = test_command(Backend::Flex, &[]);
         ranks.args(["--locked", "--features", backend::MPI]);

@@ -10,7 +10,6 @@ mod bench_gpu;
 mod bench_ranks;
 mod checks;
 mod command;
-mod embed;
 mod program;
 mod signals;
 mod tidy;
@@ -84,8 +83,6 @@ fn main() -> ExitCode {
     signals::listen();
     let result = match name.as_str() {
         "help" | "--help" | "-h" => help(args),
-        // Parquet needs a program of its own.
-        "embed" => embed::command(args),
         _ => match COMMANDS.iter().find(|entry| entry.name == name) {
             Some(entry) => (entry.run)(args),
             None => program::run(&name, args),

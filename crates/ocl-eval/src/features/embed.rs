@@ -16,6 +16,7 @@ use super::digest::digest_of;
 use super::extract::{ExtractConfig, Extractor, append_features, tokens};
 use super::feature_file::{Format, write_names};
 use super::shared::in_turns;
+use super::table::write_table;
 use crate::error::EvalError;
 use crate::files::replace;
 use crate::progress::Progress;
@@ -84,9 +85,9 @@ impl Embedding {
     }
 }
 
-/// Writes the features of every image of `source`, in its order, to `out` (`.npy` or
-/// `.safetensors`, by its name) and the images' names and labels to `OUT.names.jsonl`; row `i` is
-/// image `i`. An image that cannot be read has NaN.
+/// Writes the features of every image of `source`, in its order, to `out` (`.npy`, `.safetensors` or
+/// `.parquet`, by its name) and the images' names and labels to `OUT.names.jsonl`, or into the table;
+/// row `i` is image `i`. An image that cannot be read has NaN.
 ///
 /// The processes of `world` share the images; the root alone sees the files. What is written goes to
 /// `OUT.part` first. If that is there, of the same images, weights (`weights` names them) and shape,
@@ -110,7 +111,7 @@ pub fn embed(
     device: &Device,
     progress: &mut Progress,
 ) -> Result<usize, EvalError> {
-    let begin = || Unfinished::open(out, &embedding.shape(source.len(), vit), weights, source);
+    let begin = || Unfinished::open(out, embedding.shape(source.len(), vit), weights, source);
     let mut file = world.on_root(begin, in_words)?;
     let done = world.told(file.as_ref().map_or(0, |file| file.next));
     let loader = LoaderConfig {
@@ -145,6 +146,8 @@ pub fn embed(
 /// A file of features that is being written.
 struct Unfinished<'a> {
     out: &'a Path,
+    format: Format,
+    shape: Vec<usize>,
     part: PathBuf,
     key: PathBuf,
     file: BufWriter<File>,
@@ -158,17 +161,19 @@ impl<'a> Unfinished<'a> {
     /// Begins one of this shape, or goes on with one of the same images and weights.
     fn open(
         out: &'a Path,
-        shape: &[usize],
+        shape: Vec<usize>,
         weights: &str,
         source: &Source,
     ) -> Result<Self, EvalError> {
-        let header = Format::of(out)?.header(shape);
+        let format = Format::of(out)?;
+        let header = format.header(&shape);
         let width: usize = shape[1..].iter().product();
         let (part, key_file) = (with_suffix(out, "part"), with_suffix(out, "part.json"));
         let key = json!({
             "weights": weights,
             "data": digest_of(source),
             "header": header,
+            "shape": shape,
         });
         let known = fs::read(&key_file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
         let same = part.exists() && known == Some(key.clone());
@@ -186,7 +191,8 @@ impl<'a> Unfinished<'a> {
         file.set_len(end)
             .and_then(|()| file.seek(SeekFrom::End(0)).map(drop))
             .map_err(io("write", &part))?;
-        Ok(Self { out, part, key: key_file, file: BufWriter::new(file), width, next })
+        let file = BufWriter::new(file);
+        Ok(Self { out, format, shape, part, key: key_file, file, width, next })
     }
 
     /// Writes the rows of some images, and NaN for those that are missing before them.
@@ -205,14 +211,24 @@ impl<'a> Unfinished<'a> {
         write(&mut self.file, &missing).map_err(io("write", &self.part))
     }
 
-    /// Writes the names beside it and gives it its own name.
+    /// Writes the names beside it and gives it its own name; or makes a table of both.
     fn finish(mut self, source: &Source) -> Result<(), EvalError> {
         self.skip_to(source.len())?;
         self.file.flush().map_err(io("write", &self.part))?;
-        let names = with_suffix(self.out, "names.jsonl");
-        write_names(source, &names).map_err(io("write", &names))?;
-        let synced = self.file.get_ref().sync_all();
-        synced.and_then(|()| fs::rename(&self.part, self.out)).map_err(io("write", self.out))?;
+        if self.format == Format::Parquet {
+            let table = with_suffix(self.out, "part.parquet");
+            write_table(&self.part, &self.shape, source, &table)
+                .map_err(|error| io("write", &table)(std::io::Error::other(error)))?;
+            fs::rename(&table, self.out).map_err(io("write", self.out))?;
+            fs::remove_file(&self.part).map_err(io("remove", &self.part))?;
+        } else {
+            let names = with_suffix(self.out, "names.jsonl");
+            write_names(source, &names).map_err(io("write", &names))?;
+            let synced = self.file.get_ref().sync_all();
+            synced
+                .and_then(|()| fs::rename(&self.part, self.out))
+                .map_err(io("write", self.out))?;
+        }
         fs::remove_file(&self.key).map_err(io("remove", &self.key))
     }
 }
@@ -299,6 +315,7 @@ mod tests {
                 "weights": "w",
                 "data": digest_of(&source),
                 "header": header,
+                "shape": [70, 8],
             })
         };
         fs::write(with_suffix(&parts, "part.json"), key.to_string()).unwrap();
@@ -308,6 +325,20 @@ mod tests {
         assert_eq!(fs::read(&parts).unwrap(), bytes);
         let names = fs::read_to_string(with_suffix(&parts, "names.jsonl")).unwrap();
         assert!(names.lines().count() == 70 && names.lines().nth(5).unwrap().contains("05.png"));
+    }
+
+    #[test]
+    fn a_table_is_made_of_the_rows() {
+        let folder = tempfile::tempdir().unwrap();
+        let images = folder.path().join("images");
+        fs::create_dir(&images).unwrap();
+        let source = source(&images);
+        let out = folder.path().join("f.parquet");
+        run(&source, Embedding::Pooled(Pooling::Mean), &out);
+        let table = fs::read(&out).unwrap();
+        assert!(table.starts_with(b"PAR1") && table.ends_with(b"PAR1"));
+        // Nothing else is left beside the images.
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 
     #[test]

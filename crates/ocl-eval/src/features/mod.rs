@@ -11,6 +11,7 @@ mod preparation;
 mod shared;
 mod splits;
 mod subject;
+mod table;
 mod values;
 
 pub use digest::WeightsRecord;

@@ -28,7 +28,7 @@ pub(crate) struct CompareArgs {
     /// `embedded` [default: embedded]
     #[arg(long, value_name = "PATH")]
     data: Option<String>,
-    /// auto, folder, shards, idx, cifar10, cifar100 or embedded
+    /// auto, folder, zip, parquet, manifest, shards, idx, cifar10, cifar100 or embedded
     #[arg(long, value_name = "KIND")]
     data_kind: Option<SourceKind>,
     /// Built-in recipe or TOML file that each method is put over [default: by the kind of the data]

@@ -36,7 +36,7 @@ pub(crate) struct EncoderArgs {
     /// use: a teacher, a target, an average]
     #[arg(long, value_name = "PREFIX")]
     prefix: Option<String>,
-    /// auto, folder, shards, idx, cifar10, cifar100 or embedded
+    /// auto, folder, zip, parquet, manifest, shards, idx, cifar10, cifar100 or embedded
     #[arg(long, value_name = "KIND", default_value_t = SourceKind::Auto)]
     data_kind: SourceKind,
     #[command(flatten)]

@@ -98,7 +98,7 @@ pub(crate) struct SubjectArgs {
     /// `embedded` [default: the run's]
     #[arg(long, value_name = "PATH", required_unless_present = "run")]
     pub(crate) data: Option<String>,
-    /// auto, folder, shards, idx, cifar10, cifar100 or embedded [default: auto with --data]
+    /// auto, folder, zip, parquet, manifest, shards, idx, cifar10, cifar100 or embedded [default: auto with --data]
     #[arg(long, value_name = "KIND")]
     pub(crate) data_kind: Option<SourceKind>,
     #[command(flatten)]
@@ -260,7 +260,7 @@ pub(crate) struct FinetuneArgs {
     /// Labelled data [default: the run's]
     #[arg(long, value_name = "PATH")]
     pub(crate) data: Option<String>,
-    /// auto, folder, shards, idx, cifar10, cifar100 or embedded [default: auto with --data]
+    /// auto, folder, zip, parquet, manifest, shards, idx, cifar10, cifar100 or embedded [default: auto with --data]
     #[arg(long, value_name = "KIND")]
     pub(crate) data_kind: Option<SourceKind>,
     #[command(flatten)]

@@ -107,7 +107,7 @@ pub(crate) fn recipe_for<'a>(
         SourceKind::Embedded => "embedded",
         SourceKind::Idx => "fashion-mnist",
         SourceKind::Cifar10 | SourceKind::Cifar100 => "cifar-10",
-        SourceKind::Folder | SourceKind::Shards | SourceKind::Auto => "folder",
+        _ => "folder",
     }
 }
 

@@ -33,7 +33,7 @@ pub(crate) struct PredictArgs {
     /// The file to write [default: standard output]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// auto, folder, shards, idx, cifar10, cifar100 or embedded
+    /// auto, folder, zip, parquet, manifest, shards, idx, cifar10, cifar100 or embedded
     #[arg(long, value_name = "KIND", default_value_t = SourceKind::Auto)]
     data_kind: SourceKind,
     /// The training split of the data [default: the test split, or all where there is none]

@@ -53,7 +53,7 @@ pub(crate) struct PretrainArgs {
     /// Folder of images, IDX or CIFAR files, or `embedded`
     #[arg(long, value_name = "PATH")]
     pub(crate) data: Option<String>,
-    /// auto, folder, shards, idx, cifar10, cifar100 or embedded
+    /// auto, folder, zip, parquet, manifest, shards, idx, cifar10, cifar100 or embedded
     #[arg(long, value_name = "KIND")]
     pub(crate) data_kind: Option<SourceKind>,
     #[command(flatten)]

@@ -22,7 +22,7 @@ pub(crate) struct ViewsArgs {
     /// Folder of images, IDX or CIFAR files, or `embedded`
     #[arg(long, value_name = "PATH")]
     data: Option<String>,
-    /// auto, folder, shards, idx, cifar10, cifar100 or embedded
+    /// auto, folder, zip, parquet, manifest, shards, idx, cifar10, cifar100 or embedded
     #[arg(long, value_name = "KIND")]
     data_kind: Option<SourceKind>,
     #[command(flatten)]
