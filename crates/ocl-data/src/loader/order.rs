@@ -192,6 +192,32 @@ mod tests {
     }
 
     #[test]
+    fn groups_stay_together_and_are_mixed_with_few_others() {
+        // Groups of 10, 20, ..., 100 samples, of which every other one is asked for.
+        let starts: Vec<u32> = (0..=10).map(|group| 5 * group * (group + 1)).collect();
+        let samples: Vec<u32> = (0..550).step_by(2).collect();
+        let (runs, mixed) = split(&samples, Some(Runs::Groups { starts: &starts, mixed: 3 }));
+        assert_eq!((runs.len(), mixed), (10, 3));
+        let order = shuffle_runs(runs, mixed, &mut Draws::new(1, 0, 0, Purpose::Order));
+        let group = |sample: &u32| starts.partition_point(|start| start <= sample);
+        // Once the fourth group appears, none of the first three comes again, and so on.
+        let mut met: Vec<usize> = vec![];
+        for sample in &order {
+            let place = met.iter().position(|known| *known == group(sample));
+            let place = place.unwrap_or_else(|| {
+                met.push(group(sample));
+                met.len() - 1
+            });
+            assert_eq!(place / 3, (met.len() - 1) / 3);
+        }
+        let mut sorted = order;
+        sorted.sort_unstable();
+        assert!(sorted == samples);
+        // As many as are mixed anyway are mixed all with all.
+        assert_eq!(split(&samples, Some(Runs::Groups { starts: &starts, mixed: 10 })).0.len(), 1);
+    }
+
+    #[test]
     fn processes_share_a_batch() {
         for shares in [vec![0..5, 5..10], vec![0..3, 3..4, 4..10]] {
             let seen = shares.into_iter().flat_map(|share| {

@@ -185,7 +185,9 @@ pub(super) fn open(
     }
     let name_of = |sample| shards.name_of(sample);
     let (labels, class_names) = labels(root, name_of, &classes, &mut survey, other_words)?;
-    let title = (format!("{} tar shards", shards.archives.len()), format!("{split} images"));
+    let count = shards.archives.len();
+    let noun = if count == 1 { "tar archive" } else { "tar archives" };
+    let title = (format!("{count} {noun}"), format!("{split} images"));
     Ok(Opened { store: shards, labels, class_names, title, survey })
 }
 

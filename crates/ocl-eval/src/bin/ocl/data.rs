@@ -18,7 +18,7 @@ use crate::print;
 /// Options of `bench-data`.
 #[derive(Args, Debug)]
 pub(crate) struct BenchDataArgs {
-    /// A data set: a folder of images, shards, IDX or CIFAR files
+    /// A data set: a folder, ZIP or tar archives, Parquet, a CSV of paths, IDX or CIFAR files
     path: String,
     /// Share of the patches left out; 0 makes all of them
     #[arg(long, default_value_t = 0.9)]

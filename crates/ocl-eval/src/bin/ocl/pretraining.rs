@@ -50,7 +50,7 @@ pub(crate) struct ReplayArgs {
 /// Options of `pretrain`.
 #[derive(Args, Debug)]
 pub(crate) struct PretrainArgs {
-    /// Folder of images, IDX or CIFAR files, or `embedded`
+    /// Images: a folder, ZIP or tar archives, Parquet, a CSV of paths, IDX or CIFAR files, or `embedded`
     #[arg(long, value_name = "PATH")]
     pub(crate) data: Option<String>,
     /// auto, folder, zip, parquet, manifest, shards, idx, cifar10, cifar100 or embedded

@@ -19,7 +19,7 @@ pub(crate) const VIEWS: u16 = 8;
 /// Options of `views`.
 #[derive(Args, Debug)]
 pub(crate) struct ViewsArgs {
-    /// Folder of images, IDX or CIFAR files, or `embedded`
+    /// Images: a folder, ZIP or tar archives, Parquet, a CSV of paths, IDX or CIFAR files, or `embedded`
     #[arg(long, value_name = "PATH")]
     data: Option<String>,
     /// auto, folder, zip, parquet, manifest, shards, idx, cifar10, cifar100 or embedded
