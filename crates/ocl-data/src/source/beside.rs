@@ -23,7 +23,7 @@ use crate::error::SourceError;
 
 /// ImageNet's classes, which are not numbered in the order of their names.
 const IMAGENET_CLASSES: usize = 1000;
-/// The most bytes of a development kit.
+/// The most bytes of a development kit, or of a file beside it.
 const MAX_KIT_BYTES: u64 = 256 << 20;
 
 /// A file that may say the classes.
@@ -96,7 +96,7 @@ fn gather(dir: &Path, lists: &mut Vec<Text>, tables: &mut Vec<Text>) -> Result<(
                 let bytes = member.bytes.start as usize..member.bytes.end as usize;
                 keep(path.join(&member.name), &mut || Ok(kit[bytes.clone()].to_vec()))?;
             }
-        } else {
+        } else if entry.metadata().is_ok_and(|file| file.len() <= MAX_KIT_BYTES) {
             keep(path.clone(), &mut || read_file(&path))?;
         }
     }

@@ -226,13 +226,15 @@ impl Source {
         }
     }
 
-    /// The bytes of a sample's file or member; `None` for pixels in memory, and for a file that is
-    /// not there. Where samples are files of their own this is a look at the disk.
+    /// The bytes of a sample's file or member, or of the row group that it is read with; `None` for
+    /// pixels in memory, and for a file that is not there. Where samples are files of their own this is
+    /// a look at the disk.
     pub fn bytes_of(&self, index: usize) -> Option<u64> {
         match &self.store {
             Store::Folder(folder) => Some(folder.path(index).metadata().ok()?.len()),
             Store::Shards(shards) => Some(shards.bytes_of(index)),
             Store::Zips(zips) => zips.bytes_of(index),
+            Store::Parquet(parquet) => Some(parquet.bytes_of(index)),
             _ => None,
         }
     }

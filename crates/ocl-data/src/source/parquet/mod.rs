@@ -26,6 +26,10 @@ use groups::{Cache, Table};
 /// where one mixture ends and the next begins.
 const MIXED_BYTES: u64 = 256 << 20;
 
+/// Folders that are looked into for tables; where there are more they are classes, and to list them
+/// would take long.
+const LOOKED_INTO: usize = 32;
+
 /// The images of all rows, in their order.
 #[derive(Debug)]
 pub(super) struct Parquet {
@@ -72,6 +76,12 @@ impl Parquet {
     /// The file that a sample lies in.
     pub(super) fn table(&self, index: usize) -> &Path {
         &self.tables[self.groups[self.place(index).0].table as usize].path
+    }
+
+    /// The bytes of the images of a sample's row group, as they are stored.
+    pub(super) fn bytes_of(&self, index: usize) -> u64 {
+        let Group { table, number, column, .. } = &self.groups[self.place(index).0];
+        self.tables[*table as usize].stored_bytes(*number as usize, *column as usize)
     }
 
     /// Row groups lie side by side, and so many are mixed.
@@ -171,7 +181,11 @@ fn settled(path: &Path) -> Result<PathBuf, SourceError> {
     let mut root = path.to_owned();
     while root.is_dir() && in_folder(&root, PARQUET)?.is_empty() {
         let mut holding = Vec::new();
-        for name in walk::folders(&root)? {
+        let folders = walk::folders(&root)?;
+        if folders.len() > LOOKED_INTO {
+            break;
+        }
+        for name in folders {
             if !in_folder(&root.join(&name), PARQUET)?.is_empty() {
                 holding.push(name);
             }
@@ -202,9 +216,9 @@ struct Listed {
 }
 
 impl Listed {
-    fn of(path: &PathBuf) -> Result<Listed, SourceError> {
+    fn of(path: &Path) -> Result<Listed, SourceError> {
         if !path.exists() {
-            return Err(SourceError::Missing(path.clone()));
+            return Err(SourceError::Missing(path.to_owned()));
         }
         let wrong = |why: String| damaged(path, format!("no table that can be read ({why})"));
         let table = Table::open(path).map_err(wrong)?;
