@@ -125,6 +125,13 @@ fn what_hugging_face_writes_is_read() {
 }
 
 #[test]
+fn a_codec_that_is_not_built_in_is_named() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parquet/zstd");
+    let told = error(&folder, Split::Train);
+    assert!(told.contains("compressed by ZSTD") && told.contains("snappy"), "{told}");
+}
+
+#[test]
 fn tables_are_found_where_downloads_leave_them() {
     let dir = tempfile::tempdir().unwrap();
     let put = |name: &str, rows| plain(&dir.path().join(name), &[rows], 1);

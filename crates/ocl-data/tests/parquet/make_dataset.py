@@ -6,6 +6,7 @@ import os
 import sys
 
 import numpy as np
+import pyarrow.parquet
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as Picture
 
@@ -18,3 +19,7 @@ for part, count in (("train", 7), ("validation", 4)):
     ]
     path = os.path.join(sys.argv[1], f"{part}-00000-of-00001.parquet")
     Dataset.from_list(rows, features=features).to_parquet(path, batch_size=3)
+    if part == "validation":
+        packed = os.path.join(sys.argv[1], "zstd", "train.parquet")
+        os.makedirs(os.path.dirname(packed), exist_ok=True)
+        pyarrow.parquet.write_table(pyarrow.parquet.read_table(path), packed, compression="zstd")

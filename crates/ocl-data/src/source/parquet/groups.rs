@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
+use parquet::basic::Compression;
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, ByteArrayType, DataType};
 use parquet::errors::{ParquetError, Result};
@@ -78,6 +79,16 @@ impl Table {
     /// The bytes of a column of a group, as they lie in the file.
     pub(super) fn stored_bytes(&self, group: usize, column: usize) -> u64 {
         self.about.row_group(group).column(column).compressed_size().max(0).cast_unsigned()
+    }
+
+    /// How a column is compressed, where that is by none of the ways that are built in.
+    pub(super) fn foreign_codec(&self, column: usize) -> Option<String> {
+        let groups = self.about.row_groups().iter();
+        let mut codecs = groups.map(|group| group.column(column).compression());
+        let foreign =
+            codecs.find(|codec| !matches!(codec, Compression::UNCOMPRESSED | Compression::SNAPPY));
+        // `ZSTD(ZstdLevel(1))`: the level says nothing to a reader.
+        foreign.map(|codec| codec.to_string().split('(').next().unwrap_or_default().to_owned())
     }
 
     /// What a column says of the rows of a group: the numbers or words of classes.

@@ -224,6 +224,17 @@ impl Listed {
         let table = Table::open(path).map_err(wrong)?;
         let mut survey = Survey::default();
         let columns = Columns::of(&table.about, &mut survey).map_err(|why| damaged(path, why))?;
+        for column in [Some(columns.image), columns.class].into_iter().flatten() {
+            if let Some(codec) = table.foreign_codec(column) {
+                return Err(SourceError::NotFound {
+                    path: path.to_owned(),
+                    looked_for: format!("compressed by {codec}, which this program cannot read"),
+                    advice: "write it again with snappy: pyarrow.parquet.write_table(table, FILE, \
+                             compression=\"snappy\")"
+                        .into(),
+                });
+            }
+        }
         let (mut classes, mut missing) = (Vec::new(), Vec::new());
         for group in 0..table.about.num_row_groups() {
             let lost = table.missing(group, columns.image).map_err(wrong)?;
