@@ -124,8 +124,9 @@ pub(crate) enum Stored<'a> {
 impl Source {
     /// Opens a part of the data set at `path`; `embedded` names the one inside the program.
     ///
-    /// With [`SourceKind::Auto`] a folder that holds IDX files or CIFAR binaries (or a folder of
-    /// CIFAR's own name) is taken as such, any other as a folder of images.
+    /// With [`SourceKind::Auto`] a file is taken for what its name says (`.tar`, `.zip`, `.parquet`,
+    /// `.csv`, ...), and a folder for what it holds: archives, tables, IDX files or CIFAR binaries (or
+    /// a folder of CIFAR's own name), else images.
     ///
     /// # Errors
     /// [`SourceError`] when nothing is there, the part is missing, or a file is not what it should
