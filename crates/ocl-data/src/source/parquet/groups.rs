@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
-use parquet::data_type::{ByteArray, ByteArrayType, DataType};
+use parquet::data_type::{AsBytes, ByteArray, ByteArrayType, DataType};
 use parquet::errors::{ParquetError, Result};
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::properties::ReaderProperties;
@@ -17,7 +17,11 @@ use parquet::file::serialized_reader::SerializedRowGroupReader;
 
 use super::super::at::{At, read_at};
 use super::super::classes::Class;
+use super::checks::{self, MAX_GROUP_BYTES};
 use crate::decode::panic_message;
+
+/// Rows that are read between two looks at how many bytes they have.
+const ROWS_AT_ONCE: usize = 64;
 
 /// A file of tables and what its end says of it.
 #[derive(Debug)]
@@ -68,6 +72,11 @@ impl Table {
         let chunks = Arc::new(Chunks { file: Arc::new(file), len });
         let about = guarded(|| ParquetMetaDataReader::new().parse_and_finish(&*chunks))?;
         Ok(Table { path: path.to_owned(), chunks, about })
+    }
+
+    /// Whether what the file says of its rows and of these columns can be.
+    pub(super) fn check(&self, columns: &[usize]) -> std::result::Result<(), String> {
+        checks::check(&self.about, columns, self.chunks.len)
     }
 
     /// The rows of a group; 0 where the file says what cannot be.
@@ -140,6 +149,10 @@ impl Table {
         let properties = Arc::new(ReaderProperties::builder().build());
         let chunks = Arc::clone(&self.chunks);
         let about = self.about.row_group(group);
+        checks::check_pages(about.column(column), |start| {
+            chunks.get_read(start).map_err(|error| error.to_string())
+        })
+        .map_err(ParquetError::General)?;
         let index = self.about.page_index_for_row_group(group);
         SerializedRowGroupReader::new(chunks, about, index, properties)?.get_column_reader(column)
     }
@@ -155,14 +168,20 @@ impl Table {
         let rows = self.rows(group);
         let most = self.about.file_metadata().schema_descr().column(column).max_def_level();
         let (mut levels, mut values) = (Vec::new(), Vec::new());
-        let mut done = 0;
+        let (mut done, mut bytes, mut measured) = (0, 0u64, 0);
         while done < rows {
-            let (read, ..) =
-                reader.read_records(rows - done, Some(&mut levels), None, &mut values)?;
+            // A few at a time: each may be made of a long beginning that it shares with the others.
+            let some = (rows - done).min(ROWS_AT_ONCE);
+            let (read, ..) = reader.read_records(some, Some(&mut levels), None, &mut values)?;
             if read == 0 {
                 return Err(ParquetError::General(format!("{done} of {rows} rows are there")));
             }
             done += read;
+            bytes += values[measured..].iter().map(|own| own.as_bytes().len() as u64).sum::<u64>();
+            measured = values.len();
+            if bytes > MAX_GROUP_BYTES {
+                return Err(ParquetError::General("a row group of more than 4 GiB".into()));
+            }
         }
         let mut values = values.iter();
         if most == 0 {

@@ -3,6 +3,7 @@
 //! A row is a sample. Bytes of images are read a row group at a time and shared by all threads; the
 //! shuffled order visits row groups together (`Runs`), so that each is read once an epoch.
 
+mod checks;
 mod columns;
 mod groups;
 
@@ -133,7 +134,9 @@ pub(super) fn open(
         classes.extend(listed.classes);
     }
     if parquet.len() == 0 {
-        return Err(damaged(root, format!("no images in {} files", parquet.tables.len())));
+        let passed: String = survey.clauses().iter().map(|clause| format!("; {clause}")).collect();
+        let count = parquet.tables.len();
+        return Err(damaged(root, format!("no images in {count} files{passed}")));
     }
     let count = parquet.groups.len();
     let mean = (bytes / count as u64).max(1);
@@ -210,6 +213,15 @@ impl Listed {
         let table = Table::open(path).map_err(wrong)?;
         let mut survey = Survey::default();
         let columns = Columns::of(&table.about, &mut survey).map_err(|why| damaged(path, why))?;
+        let used: Vec<usize> = std::iter::once(columns.image).chain(columns.class).collect();
+        if let Some(codec) = checks::unknown_codec(&table.about, &used) {
+            return Err(SourceError::NotFound {
+                path: path.clone(),
+                looked_for: format!("it is packed with {codec}, which this program cannot unpack"),
+                advice: "write it again with the codec SNAPPY or with none".into(),
+            });
+        }
+        table.check(&used).map_err(wrong)?;
         let (mut classes, mut missing) = (Vec::new(), Vec::new());
         for group in 0..table.about.num_row_groups() {
             let lost = table.missing(group, columns.image).map_err(wrong)?;
@@ -217,6 +229,10 @@ impl Listed {
                 Some(column) => table.classes(group, column).map_err(wrong)?,
                 None => vec![Class::Missing; table.rows(group)],
             };
+            // Hugging Face's number for a class that is withheld.
+            for class in own.iter_mut().filter(|class| **class == Class::Number(-1)) {
+                *class = Class::Missing;
+            }
             for &row in lost.iter().rev() {
                 if (row as usize) < own.len() {
                     own.remove(row as usize);
@@ -266,7 +282,7 @@ impl Parquet {
     }
 }
 
-/// Labels whose names the tables say. -1 stands for a class that is withheld.
+/// Labels whose names the tables say.
 fn named(
     root: &Path,
     parquet: &Parquet,
@@ -274,9 +290,9 @@ fn named(
     names: Vec<String>,
     survey: &mut Survey,
 ) -> Result<(Option<Vec<u32>>, Vec<String>), SourceError> {
-    let withheld = |class: &Class| matches!(class, Class::Missing | Class::Number(-1));
-    let count = classes.iter().filter(|class| withheld(class)).count();
-    if let Some(first) = classes.iter().position(withheld) {
+    let missing = |class: &Class| *class == Class::Missing;
+    let count = classes.iter().filter(|class| missing(class)).count();
+    if let Some(first) = classes.iter().position(missing) {
         let first = parquet.name_of(first);
         survey.note(format!("without labels, as {count} rows have none, {first} the first"));
         return Ok((None, Vec::new()));
