@@ -9,7 +9,10 @@ use std::sync::Arc;
 use ocl_data::{Loader, LoaderConfig, Order, Source, SourceError, SourceKind, Split, SplitNames};
 use parquet::basic::Compression;
 use parquet::data_type::{ByteArray, ByteArrayType, DataType, Int64Type};
-use parquet::file::metadata::KeyValue;
+use parquet::file::metadata::{
+    ColumnChunkMetaDataBuilder, KeyValue, ParquetMetaDataBuilder, ParquetMetaDataReader,
+    ParquetMetaDataWriter, RowGroupMetaData,
+};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
@@ -313,4 +316,87 @@ fn mutated_tables_do_no_harm() {
             assert!(!source.name_of(index).is_empty());
         }
     }
+}
+
+/// A table whose end is replaced by another that says something else.
+fn with_another_end(path: &Path, change: impl Fn(RowGroupMetaData) -> RowGroupMetaData) {
+    let whole = fs::read(path).unwrap();
+    let about = ParquetMetaDataReader::new().parse_and_finish(&File::open(path).unwrap()).unwrap();
+    let (tail, len) = (whole.len() - 8, whole.len());
+    let end = u32::from_le_bytes(whole[tail..len - 4].try_into().unwrap()) as usize;
+    let groups = about.row_groups().iter().cloned().map(change).collect();
+    let about = ParquetMetaDataBuilder::new(about.file_metadata().clone());
+    let about = about.set_row_groups(groups).build();
+    let mut changed = whole[..tail - end].to_vec();
+    ParquetMetaDataWriter::new(&mut changed, &about).finish().unwrap();
+    fs::write(path, changed).unwrap();
+}
+
+/// Rows and places that no file of its length can have: a reason, and no memory taken for them.
+#[test]
+fn promises_that_no_file_can_keep() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("train.parquet");
+    let schema = "message m { required binary image; }";
+    let row = || vec![Leaf(Column::Bytes(vec![Some(vec![7; 9])]), 0)];
+    for rows in [1 << 30, i64::MAX / 3] {
+        write(&path, schema, None, &[row(), row(), row()]);
+        with_another_end(&path, |group| group.into_builder().set_num_rows(rows).build().unwrap());
+        let told = error(&path, Split::Train);
+        assert!(told.contains("rows and more in"), "{told}");
+    }
+    for change in [
+        |column: ColumnChunkMetaDataBuilder| column.set_total_compressed_size(i64::MAX),
+        |column: ColumnChunkMetaDataBuilder| column.set_total_compressed_size(-1),
+        |column: ColumnChunkMetaDataBuilder| column.set_data_page_offset(-9),
+    ] {
+        write(&path, schema, None, &[row()]);
+        with_another_end(&path, |group| {
+            let column = group.column(0).clone().into_builder().set_dictionary_page_offset(None);
+            let columns = vec![change(column).build().unwrap()];
+            group.into_builder().set_column_metadata(columns).build().unwrap()
+        });
+        let told = error(&path, Split::Train);
+        assert!(told.contains("beyond the file's end"), "{told}");
+    }
+    write(&path, schema, None, &[row()]);
+    with_another_end(&path, |group| {
+        let column = group.column(0).clone().into_builder();
+        let column = column.set_compression(Compression::ZSTD(Default::default()));
+        let columns = vec![column.build().unwrap()];
+        group.into_builder().set_column_metadata(columns).build().unwrap()
+    });
+    let told = error(&path, Split::Train);
+    assert!(told.contains("compressed by ZSTD, which") && told.contains("snappy"), "{told}");
+}
+
+/// A page of a few bytes that is said to unpack to gigabytes is not believed.
+#[test]
+fn a_page_that_unpacks_to_more_than_it_can() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("train.parquet");
+    let schema = "message m { required binary image; }";
+    write(&path, schema, None, &[vec![Leaf(Column::Bytes(vec![Some(vec![7; 9])]), 0)]]);
+    let mut whole = fs::read(&path).unwrap();
+    // The header of the first page: its type, then two sizes of a byte each. The first size grows
+    // into the five bytes of 2^31 - 1, and so does all that follows.
+    assert_eq!((whole[4], whole[6], whole[8]), (0x15, 0x15, 0x15));
+    whole.splice(7..8, [0xFE, 0xFF, 0xFF, 0xFF, 0x0F]);
+    fs::write(&path, whole).unwrap();
+    let source = open(&path, Split::Train).unwrap();
+    let told = ocl_data::in_words(&source.image(0).unwrap_err());
+    assert!(told.contains("said to unpack to 2147483647"), "{told}");
+}
+
+#[test]
+fn withheld_classes_and_absent_images_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("train.parquet");
+    // Without names too, -1 stands for a class that is withheld.
+    let images = || vec![Some(vec![1]), Some(vec![2])];
+    write(&path, HUB, None, &[hub(images(), vec![Some(-1), Some(-1)])]);
+    assert_eq!(open(&path, Split::Train).unwrap().labels(), None);
+    write(&path, HUB, None, &[hub(vec![None, None], vec![Some(0), Some(1)])]);
+    let told = error(&path, Split::Train);
+    assert!(told.contains("2 rows without an image passed over"), "{told}");
 }

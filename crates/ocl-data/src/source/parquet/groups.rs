@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use parquet::basic::Compression;
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
-use parquet::data_type::{ByteArray, ByteArrayType, DataType};
+use parquet::data_type::{AsBytes, ByteArray, ByteArrayType, DataType};
 use parquet::errors::{ParquetError, Result};
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::properties::ReaderProperties;
@@ -18,7 +17,11 @@ use parquet::file::serialized_reader::SerializedRowGroupReader;
 
 use super::super::at::{At, read_at};
 use super::super::classes::Class;
+use super::checks::{self, MAX_GROUP_BYTES};
 use crate::decode::panic_message;
+
+/// Rows that are read between two looks at how many bytes they have.
+const ROWS_AT_ONCE: usize = 64;
 
 /// A file of tables and what its end says of it.
 #[derive(Debug)]
@@ -71,6 +74,11 @@ impl Table {
         Ok(Table { path: path.to_owned(), chunks, about })
     }
 
+    /// Whether what the file says of its rows and of these columns can be.
+    pub(super) fn check(&self, columns: &[usize]) -> std::result::Result<(), String> {
+        checks::check(&self.about, columns, self.chunks.len)
+    }
+
     /// The rows of a group; 0 where the file says what cannot be.
     pub(super) fn rows(&self, group: usize) -> usize {
         usize::try_from(self.about.row_group(group).num_rows()).unwrap_or(0)
@@ -79,16 +87,6 @@ impl Table {
     /// The bytes of a column of a group, as they lie in the file.
     pub(super) fn stored_bytes(&self, group: usize, column: usize) -> u64 {
         self.about.row_group(group).column(column).compressed_size().max(0).cast_unsigned()
-    }
-
-    /// How a column is compressed, where that is by none of the ways that are built in.
-    pub(super) fn foreign_codec(&self, column: usize) -> Option<String> {
-        let groups = self.about.row_groups().iter();
-        let mut codecs = groups.map(|group| group.column(column).compression());
-        let foreign =
-            codecs.find(|codec| !matches!(codec, Compression::UNCOMPRESSED | Compression::SNAPPY));
-        // `ZSTD(ZstdLevel(1))`: the level says nothing to a reader.
-        foreign.map(|codec| codec.to_string().split('(').next().unwrap_or_default().to_owned())
     }
 
     /// What a column says of the rows of a group: the numbers or words of classes.
@@ -151,6 +149,10 @@ impl Table {
         let properties = Arc::new(ReaderProperties::builder().build());
         let chunks = Arc::clone(&self.chunks);
         let about = self.about.row_group(group);
+        checks::check_pages(about.column(column), |start| {
+            chunks.get_read(start).map_err(|error| error.to_string())
+        })
+        .map_err(ParquetError::General)?;
         let index = self.about.page_index_for_row_group(group);
         SerializedRowGroupReader::new(chunks, about, index, properties)?.get_column_reader(column)
     }
@@ -166,14 +168,20 @@ impl Table {
         let rows = self.rows(group);
         let most = self.about.file_metadata().schema_descr().column(column).max_def_level();
         let (mut levels, mut values) = (Vec::new(), Vec::new());
-        let mut done = 0;
+        let (mut done, mut bytes, mut measured) = (0, 0u64, 0);
         while done < rows {
-            let (read, ..) =
-                reader.read_records(rows - done, Some(&mut levels), None, &mut values)?;
+            // A few at a time: each may be made of a long beginning that it shares with the others.
+            let some = (rows - done).min(ROWS_AT_ONCE);
+            let (read, ..) = reader.read_records(some, Some(&mut levels), None, &mut values)?;
             if read == 0 {
                 return Err(ParquetError::General(format!("{done} of {rows} rows are there")));
             }
             done += read;
+            bytes += values[measured..].iter().map(|own| own.as_bytes().len() as u64).sum::<u64>();
+            measured = values.len();
+            if bytes > MAX_GROUP_BYTES {
+                return Err(ParquetError::General("a row group of more than 4 GiB".into()));
+            }
         }
         let mut values = values.iter();
         if most == 0 {

@@ -3,6 +3,7 @@
 //! A row is a sample. Bytes of images are read a row group at a time and shared by all threads; the
 //! shuffled order visits row groups together (`Runs`), so that each is read once an epoch.
 
+mod checks;
 mod columns;
 mod groups;
 
@@ -143,7 +144,9 @@ pub(super) fn open(
         classes.extend(listed.classes);
     }
     if parquet.len() == 0 {
-        return Err(damaged(root, format!("no images in {} files", parquet.tables.len())));
+        let passed: String = survey.clauses().iter().map(|clause| format!("; {clause}")).collect();
+        let count = parquet.tables.len();
+        return Err(damaged(root, format!("no images in {count} files{passed}")));
     }
     let count = parquet.groups.len();
     let mean = (bytes / count as u64).max(1);
@@ -224,17 +227,17 @@ impl Listed {
         let table = Table::open(path).map_err(wrong)?;
         let mut survey = Survey::default();
         let columns = Columns::of(&table.about, &mut survey).map_err(|why| damaged(path, why))?;
-        for column in [Some(columns.image), columns.class].into_iter().flatten() {
-            if let Some(codec) = table.foreign_codec(column) {
-                return Err(SourceError::NotFound {
-                    path: path.to_owned(),
-                    looked_for: format!("compressed by {codec}, which this program cannot read"),
-                    advice: "write it again with snappy: pyarrow.parquet.write_table(table, FILE, \
-                             compression=\"snappy\")"
-                        .into(),
-                });
-            }
+        let used: Vec<usize> = std::iter::once(columns.image).chain(columns.class).collect();
+        if let Some(codec) = checks::unknown_codec(&table.about, &used) {
+            return Err(SourceError::NotFound {
+                path: path.to_owned(),
+                looked_for: format!("compressed by {codec}, which this program cannot read"),
+                advice: "write it again with snappy: pyarrow.parquet.write_table(table, FILE, \
+                         compression=\"snappy\")"
+                    .into(),
+            });
         }
+        table.check(&used).map_err(wrong)?;
         let (mut classes, mut missing) = (Vec::new(), Vec::new());
         for group in 0..table.about.num_row_groups() {
             let lost = table.missing(group, columns.image).map_err(wrong)?;
@@ -242,6 +245,10 @@ impl Listed {
                 Some(column) => table.classes(group, column).map_err(wrong)?,
                 None => vec![Class::Missing; table.rows(group)],
             };
+            // Hugging Face's number for a class that is withheld.
+            for class in own.iter_mut().filter(|class| **class == Class::Number(-1)) {
+                *class = Class::Missing;
+            }
             for &row in lost.iter().rev() {
                 if (row as usize) < own.len() {
                     own.remove(row as usize);
@@ -291,7 +298,7 @@ impl Parquet {
     }
 }
 
-/// Labels whose names the tables say. -1 stands for a class that is withheld.
+/// Labels whose names the tables say.
 fn named(
     root: &Path,
     parquet: &Parquet,
@@ -299,9 +306,9 @@ fn named(
     names: Vec<String>,
     survey: &mut Survey,
 ) -> Result<(Option<Vec<u32>>, Vec<String>), SourceError> {
-    let withheld = |class: &Class| matches!(class, Class::Missing | Class::Number(-1));
-    let count = classes.iter().filter(|class| withheld(class)).count();
-    if let Some(first) = classes.iter().position(withheld) {
+    let missing = |class: &Class| *class == Class::Missing;
+    let count = classes.iter().filter(|class| missing(class)).count();
+    if let Some(first) = classes.iter().position(missing) {
         let first = parquet.name_of(first);
         survey.note(format!("without labels, as {count} rows have none, {first} the first"));
         return Ok((None, Vec::new()));
