@@ -56,6 +56,9 @@ fn parts_are_words_anywhere_in_the_names() {
         fs::write(dir.path().join("@eaDir/0.jpg"), b"x").unwrap();
         fs::write(dir.path().join("._x.tar"), b"x").unwrap();
         assert_eq!(counts(dir.path()), [8, 4], "{train} {test}");
+        if !train.contains('/') {
+            assert_eq!(counts(&dir.path().join("*.tar")), [8, 4], "a pattern: {train} {test}");
+        }
     }
 }
 

@@ -150,6 +150,8 @@ fn tables_are_found_where_downloads_leave_them() {
     assert_eq!(counts(&dir.path().join("converted")), [4, 2]);
     let pattern = dir.path().join("set/data/train-*.parquet");
     assert_eq!(open(&pattern, Split::Train).unwrap().len(), 5);
+    // A pattern that fits all parts does not mix them.
+    assert_eq!(counts(&dir.path().join("set/data/*.parquet")), [5, 1]);
     let range = dir.path().join("set/data/train-{00000..00001}-of-00002.parquet");
     assert_eq!(open(&range, Split::Train).unwrap().len(), 5);
     let names = SplitNames { train: None, test: Some("test".into()) };

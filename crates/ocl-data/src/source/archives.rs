@@ -18,6 +18,9 @@ pub(super) const TAR: &str = "tar";
 pub(super) const ZIP: &str = "zip";
 pub(super) const PARQUET: &str = "parquet";
 
+/// The most archives whose lists are read at once.
+const LISTED_AT_ONCE: usize = 16;
+
 /// Whether a path names archives: one, a brace range of them, or a folder of them.
 pub(super) fn detects(path: &str, extension: &str) -> bool {
     is_archive(Path::new(path), extension)
@@ -51,8 +54,8 @@ pub(super) fn is_archive(path: &Path, extension: &str) -> bool {
 /// `a-{000..012}.tar` as thirteen paths, and `a-*.tar` as those that are there; another path as
 /// itself.
 pub(super) fn expand(path: &str) -> Vec<PathBuf> {
-    if let Some(matching) = matching(Path::new(path)) {
-        return matching;
+    if let Some((folder, names)) = matching(Path::new(path)) {
+        return names.iter().map(|name| folder.join(name)).collect();
     }
     let range = path.split_once('{').and_then(|(before, rest)| {
         let (range, after) = rest.split_once('}')?;
@@ -68,17 +71,18 @@ pub(super) fn expand(path: &str) -> Vec<PathBuf> {
     }
 }
 
-/// The files of a folder whose names a pattern with `*` fits, sorted; `None` without a pattern, or
-/// where a file is called so.
-fn matching(path: &Path) -> Option<Vec<PathBuf>> {
+/// The folder of a pattern with `*`, and the names of its files that fit and are a user's own, sorted;
+/// `None` without a pattern, or where a file is called so.
+fn matching(path: &Path) -> Option<(&Path, Vec<String>)> {
     let pattern = path.file_name()?.to_str().filter(|name| name.contains('*'))?;
     if path.exists() {
         return None;
     }
-    let folder = path.parent().filter(|parent| *parent != Path::new(""));
-    let entries = walk::list(folder.unwrap_or(Path::new("."))).ok()?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let entries = walk::list(if folder == Path::new("") { Path::new(".") } else { folder }).ok()?;
     let names = entries.iter().filter_map(|entry| entry.file_name().into_string().ok());
-    Some(names.filter(|name| fits(name, pattern)).map(|name| path.with_file_name(name)).collect())
+    let own = |name: &String| walk::foreign(name).is_none() && fits(name, pattern);
+    Some((folder, names.filter(own).collect()))
 }
 
 /// Whether a name has the pieces of a pattern between its `*` in their order.
@@ -120,15 +124,42 @@ pub(super) fn in_folder(root: &Path, extension: &str) -> Result<Vec<String>, Sou
     Ok(names)
 }
 
-/// The archives of a part by the words of their names; where no name has one, all are for training.
-pub(super) fn of_split(
-    root: &Path,
+/// The archives of a part that a path names. Those of a folder or a pattern are told apart by their
+/// names; what is named itself is for training.
+///
+/// # Errors
+/// If there are none, or a name can be read in two ways.
+pub(super) fn of_path(
+    path: &Path,
     extension: &str,
     split: Split,
     names: &SplitNames,
     survey: &mut Survey,
 ) -> Result<Vec<PathBuf>, SourceError> {
-    let all = in_folder(root, extension)?;
+    let paths = if path.is_dir() {
+        of_split(path, in_folder(path, extension)?, extension, split, names, survey)?
+    } else if let Some((folder, all)) = matching(path) {
+        of_split(folder, all, extension, split, names, survey)?
+    } else if split == Split::Train {
+        expand(&path.to_string_lossy())
+    } else {
+        Vec::new()
+    };
+    if paths.is_empty() {
+        return Err(none(path, extension, split, "no name has a word for it"));
+    }
+    Ok(paths)
+}
+
+/// Those of a part by the words of the names; where no name has one, all are for training.
+fn of_split(
+    root: &Path,
+    all: Vec<String>,
+    extension: &str,
+    split: Split,
+    names: &SplitNames,
+    survey: &mut Survey,
+) -> Result<Vec<PathBuf>, SourceError> {
     let paths = |chosen: Vec<&String>| chosen.into_iter().map(|name| root.join(name)).collect();
     let named = |name: &str, wanted: &str| wanted == "." || parts::has_words(name, wanted);
     if let Some(wanted) = names.of(split) {
@@ -226,8 +257,24 @@ fn parts_of(root: &Path, all: &[String]) -> Result<Vec<Option<Part>>, SourceErro
     found.iter().zip(all).map(one).collect()
 }
 
+/// Looks at many things at once: a disk answers many small questions together.
+pub(super) fn at_once<T: Sync, R: Send>(items: &[T], look: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let share = items.len().div_ceil(LISTED_AT_ONCE).max(1);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = items
+            .chunks(share)
+            .map(|items| scope.spawn(|| items.iter().map(&look).collect::<Vec<R>>()))
+            .collect();
+        let made = threads.into_iter().map(|thread| match thread.join() {
+            Ok(made) => made,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        made.flatten().collect()
+    })
+}
+
 /// A part without archives.
-pub(super) fn none(root: &Path, extension: &str, split: Split, why: &str) -> SourceError {
+fn none(root: &Path, extension: &str, split: Split, why: &str) -> SourceError {
     SourceError::NotFound {
         path: root.into(),
         looked_for: format!("no {split} archives (`.{extension}`) there: {why}"),

@@ -128,31 +128,8 @@ fn read(
         })
         .filter(|line: &Vec<&str>| !line.is_empty())
         .collect();
-    let stem = |image: &str| {
-        let name = &image[image.rfind('/').map_or(0, |slash| slash + 1)..];
-        name.split('.').next().unwrap_or_default().to_owned()
-    };
     if lines.iter().any(|line| line.len() > 1) {
-        let by_name: HashMap<String, &str> =
-            lines.iter().filter_map(|line| Some((stem(line[0]), *line.get(1)?))).collect();
-        let class = |image: &&str| {
-            let Some(word) = by_name.get(&stem(image)) else {
-                return Err(wrong(format!("no line for {image}")));
-            };
-            match Class::of_text(word) {
-                // Numbers count the training classes by name, where those have names.
-                Class::Number(number) if !trained.is_empty() => {
-                    let place = usize::try_from(number).ok().and_then(|place| trained.get(place));
-                    let Some(name) = place else {
-                        let count = trained.len();
-                        return Err(wrong(format!("{image} is of class {number} of 0..{count}")));
-                    };
-                    Ok(Class::Word(name.clone()))
-                }
-                class => Ok(class),
-            }
-        };
-        return images.iter().map(class).collect();
+        return images.iter().map(by_name(&lines, trained, wrong)).collect();
     }
     if lines.len() != images.len() {
         return Err(wrong(format!("{} lines for {} images", lines.len(), images.len())));
@@ -196,4 +173,34 @@ fn read(
         };
     }
     Ok(known)
+}
+
+/// The class that the line with an image's name gives it; numbers count the training classes by name,
+/// where those have names.
+fn by_name<'a>(
+    lines: &'a [Vec<&'a str>],
+    trained: &'a [String],
+    wrong: impl Fn(String) -> SourceError + 'a,
+) -> impl Fn(&&str) -> Result<Class, SourceError> + 'a {
+    let stem = |image: &str| {
+        let name = &image[image.rfind('/').map_or(0, |slash| slash + 1)..];
+        name.split('.').next().unwrap_or_default().to_owned()
+    };
+    let classes: HashMap<String, &str> =
+        lines.iter().filter_map(|line| Some((stem(line[0]), *line.get(1)?))).collect();
+    move |image| {
+        let Some(word) = classes.get(&stem(image)) else {
+            return Err(wrong(format!("no line for {image}")));
+        };
+        match Class::of_text(word) {
+            Class::Number(number) if !trained.is_empty() => {
+                let place = usize::try_from(number).ok().and_then(|place| trained.get(place));
+                place.map(|name| Class::Word(name.clone())).ok_or_else(|| {
+                    let count = trained.len();
+                    wrong(format!("{image} is of class {number} of 0..{count}"))
+                })
+            }
+            class => Ok(class),
+        }
+    }
 }

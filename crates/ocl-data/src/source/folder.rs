@@ -7,15 +7,12 @@ use std::path::{Path, PathBuf};
 
 use super::kind::Split;
 use super::layout::{self, Layout};
-use super::opened::Opened;
+use super::opened::{MAX_FILE_BYTES, Opened};
 use super::parts::SplitNames;
 use super::survey::Survey;
 use super::tree::{Disk, Tree};
 use super::walk::{EXTENSIONS, Walk};
 use crate::error::SourceError;
-
-/// The most bytes a file may have: it is read whole.
-const MAX_FILE_BYTES: u64 = 1 << 30;
 
 /// Image files, in their order.
 #[derive(Debug)]

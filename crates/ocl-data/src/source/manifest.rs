@@ -77,10 +77,11 @@ struct Row {
     split: String,
 }
 
-/// All rows, and whether they name parts.
-struct Table {
-    rows: Vec<Row>,
-    has_splits: bool,
+impl Row {
+    /// Whether it names no image.
+    fn is_empty(&self) -> bool {
+        self.path == Path::new("")
+    }
 }
 
 /// Opens a part of a table's images.
@@ -94,11 +95,17 @@ pub(super) fn open(
     }
     let mut survey = Survey::default();
     let text = read_file(path)?;
-    let Table { rows, has_splits } = match kind(path) {
+    let mut rows = match kind(path) {
         Some(Kind::JsonLines) => json_lines(path, &text, &mut survey)?,
         Some(Kind::Separated(by)) => separated(path, &text, by, &mut survey)?,
         None => return Err(damaged(path, "no table by its name (.csv, .tsv, .jsonl)")),
     };
+    if let Some(first) = rows.iter().position(Row::is_empty) {
+        let count = rows.iter().filter(|row| row.is_empty()).count();
+        survey.pass_many("rows without a path", count as u64, &format!("row {}", first + 1));
+        rows.retain(|row| !row.is_empty());
+    }
+    let has_splits = rows.iter().any(|row| !row.split.is_empty());
     let [mine, theirs] = match split {
         Split::Train => [Split::Train, Split::Test],
         Split::Test => [Split::Test, Split::Train],
@@ -249,7 +256,12 @@ impl Columns {
 }
 
 /// Reads text with a separator.
-fn separated(path: &Path, text: &[u8], by: u8, survey: &mut Survey) -> Result<Table, SourceError> {
+fn separated(
+    path: &Path,
+    text: &[u8],
+    by: u8,
+    survey: &mut Survey,
+) -> Result<Vec<Row>, SourceError> {
     let text = text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text);
     // Some programs write `.csv` with what their country's numbers leave free.
     let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
@@ -292,11 +304,11 @@ fn separated(path: &Path, text: &[u8], by: u8, survey: &mut Survey) -> Result<Ta
         let text = |at: usize| words.get(at).cloned().unwrap_or_default();
         rows.push(known.row(text, |at| Class::of_text(&text(at))));
     }
-    Ok(table(rows, survey))
+    Ok(rows)
 }
 
 /// Reads an object a line.
-fn json_lines(path: &Path, text: &[u8], survey: &mut Survey) -> Result<Table, SourceError> {
+fn json_lines(path: &Path, text: &[u8], survey: &mut Survey) -> Result<Vec<Row>, SourceError> {
     let mut rows = Vec::new();
     for (number, line) in text.split(|&byte| byte == b'\n').enumerate() {
         if line.iter().all(u8::is_ascii_whitespace) {
@@ -319,18 +331,7 @@ fn json_lines(path: &Path, text: &[u8], survey: &mut Survey) -> Result<Table, So
         }
         rows.push(row);
     }
-    Ok(table(rows, survey))
-}
-
-/// Rows without a path are no images.
-fn table(mut rows: Vec<Row>, survey: &mut Survey) -> Table {
-    let all = rows.len();
-    rows.retain(|row| row.path != Path::new(""));
-    if rows.len() < all {
-        survey.pass_many("rows without a path", (all - rows.len()) as u64, "");
-    }
-    let has_splits = rows.iter().any(|row| !row.split.is_empty());
-    Table { rows, has_splits }
+    Ok(rows)
 }
 
 fn no_paths(path: &Path, columns: &[String]) -> SourceError {

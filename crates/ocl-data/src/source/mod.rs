@@ -135,8 +135,8 @@ impl Source {
         Source::open_named(path, kind, split, &SplitNames::default())
     }
 
-    /// As [`Source::open`], with names for the parts of a folder or of tar archives. Other kinds of
-    /// data sets have parts of fixed names, and ignore them.
+    /// As [`Source::open`], with names for the parts. IDX, CIFAR and the embedded set have parts of
+    /// fixed names, and ignore them.
     ///
     /// # Errors
     /// As [`Source::open`]; also where no part has the given name.

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use super::survey::Survey;
 use crate::error::SourceError;
 
+/// The most bytes that the file or member of an image may have: it is read whole.
+pub(super) const MAX_FILE_BYTES: u64 = 1 << 30;
+
 /// A store of samples, and what is known of them.
 pub(super) struct Opened<S> {
     pub(super) store: S,

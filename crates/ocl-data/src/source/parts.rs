@@ -6,8 +6,9 @@ use super::kind::Split;
 
 /// The names that stand for the parts of a data set, where its own names do not tell.
 ///
-/// For a folder of images a name is that of a folder in it, and `.` is the folder itself; for tar
-/// archives it is a word of the archives' names.
+/// For a folder of images, packed or not, a name is that of a folder in it, and `.` is the folder
+/// itself; for tar archives and Parquet files it is a word of their names, for a table of paths an
+/// entry of its column.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SplitNames {
     /// What the training part is called.

@@ -15,22 +15,17 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-use super::archives::{TAR, expand, is_archive, none, of_split};
+use super::archives::{TAR, at_once, is_archive, of_path};
 use super::at::read_at;
 use super::beside;
 use super::classes::{Class, labels};
 use super::kind::Split;
-use super::opened::{Opened, damaged};
+use super::opened::{MAX_FILE_BYTES, Opened, damaged};
 use super::parts::SplitNames;
 use super::samples::{Sample, is_class, samples};
 use super::survey::Survey;
 use super::tar::{self, Member};
 use crate::error::{ImageError, SourceError};
-
-/// The most bytes an image may have: it is read whole.
-const MAX_FILE_BYTES: u64 = 1 << 30;
-/// The most archives whose lists are read at once.
-const LISTED_AT_ONCE: usize = 16;
 
 /// The samples of all archives, in order.
 #[derive(Debug)]
@@ -154,14 +149,7 @@ pub(super) fn open(
 ) -> Result<Opened<Shards>, SourceError> {
     let root = Path::new(path);
     let mut survey = Survey::default();
-    let paths = match (root.is_dir(), split) {
-        (true, _) => of_split(root, TAR, split, names, &mut survey)?,
-        (false, Split::Train) => expand(path),
-        (false, Split::Test) => Vec::new(),
-    };
-    if paths.is_empty() {
-        return Err(none(root, TAR, split, "no name has a word for it"));
-    }
+    let paths = of_path(root, TAR, split, names, &mut survey)?;
     let mut shards = Shards { archives: Vec::new(), samples: Vec::new() };
     let mut classes = Vec::new();
     let listed = list(&paths);
@@ -194,10 +182,7 @@ pub(super) fn open(
 /// The words that a part's classes are called by; none where there is no such part.
 fn words_of(root: &Path, split: Split, names: &SplitNames) -> BTreeSet<String> {
     let mut survey = Survey::default();
-    let paths = match root.is_dir() {
-        true => of_split(root, TAR, split, names, &mut survey).unwrap_or_default(),
-        false => Vec::new(),
-    };
+    let paths = of_path(root, TAR, split, names, &mut survey).unwrap_or_default();
     let mut words = BTreeSet::new();
     for (path, listed) in paths.iter().zip(list(&paths)) {
         // A fault of the other part is told when it is opened.
@@ -248,22 +233,6 @@ fn with_inner(path: &Path, file: &File, members: Vec<Member>) -> Result<Vec<Memb
         }
     }
     Ok(all)
-}
-
-/// Looks at many things at once: a disk answers many small questions together.
-pub(super) fn at_once<T: Sync, R: Send>(items: &[T], look: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let share = items.len().div_ceil(LISTED_AT_ONCE).max(1);
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = items
-            .chunks(share)
-            .map(|items| scope.spawn(|| items.iter().map(&look).collect::<Vec<R>>()))
-            .collect();
-        let made = threads.into_iter().map(|thread| match thread.join() {
-            Ok(made) => made,
-            Err(panic) => std::panic::resume_unwind(panic),
-        });
-        made.flatten().collect()
-    })
 }
 
 /// Adds the samples of one archive.

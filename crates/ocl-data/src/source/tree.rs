@@ -58,9 +58,7 @@ impl Listed<'_> {
         let first = self.0.partition_point(|image| image.as_path() < dir);
         self.0[first..].iter().map_while(move |image| image.strip_prefix(dir).ok())
     }
-}
 
-impl Listed<'_> {
     /// Refuses an undivided set in which some folder holds parts.
     pub(super) fn refuse_parts_below(&self, root: &Path) -> Result<(), SourceError> {
         let mut last = PathBuf::new();

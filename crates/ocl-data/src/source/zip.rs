@@ -18,15 +18,13 @@ use super::at::At;
 use super::folder::Found;
 use super::kind::Split;
 use super::layout;
-use super::opened::{Opened, damaged};
+use super::opened::{MAX_FILE_BYTES, Opened, damaged};
 use super::parts::{self, SplitNames};
 use super::survey::Survey;
 use super::tree::Listed;
 use super::walk::{self, foreign};
 use crate::error::SourceError;
 
-/// The most bytes an image may have: it is read whole.
-const MAX_FILE_BYTES: u64 = 1 << 30;
 /// The most that is taken on a list's word before the bytes are there.
 const MAX_TRUSTED_BYTES: u64 = 16 << 20;
 

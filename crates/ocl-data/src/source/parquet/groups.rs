@@ -212,7 +212,7 @@ pub(super) struct Cache {
 #[derive(Debug)]
 struct Held {
     group: u32,
-    images: Arc<OnceLock<Images>>,
+    images: Arc<OnceLock<Arc<Images>>>,
 }
 
 impl Cache {
@@ -222,7 +222,7 @@ impl Cache {
     }
 
     /// The images of a group. Who asks first reads them, and all others who ask meanwhile wait.
-    pub(super) fn get(&self, group: u32, read: impl FnOnce() -> Images) -> Arc<OnceLock<Images>> {
+    pub(super) fn get(&self, group: u32, read: impl FnOnce() -> Images) -> Arc<Images> {
         let images = {
             let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
             let there = held.iter().position(|held| held.group == group);
@@ -237,7 +237,6 @@ impl Cache {
             held.drain(..beyond);
             images
         };
-        images.get_or_init(read);
-        images
+        Arc::clone(images.get_or_init(|| Arc::new(read())))
     }
 }

@@ -11,12 +11,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::Runs;
-use super::archives::{PARQUET, expand, in_folder, none, of_split};
+use super::archives::{PARQUET, at_once, in_folder, of_path};
 use super::classes::{Class, labels};
 use super::kind::Split;
 use super::opened::{Opened, damaged};
 use super::parts::SplitNames;
-use super::shards::at_once;
 use super::survey::Survey;
 use super::walk;
 use crate::error::{ImageError, SourceError};
@@ -98,11 +97,8 @@ impl Parquet {
         let read = || table.images(group.number as usize, group.column as usize);
         let images = self.cache.get(at as u32, read);
         let wrong = |why: &str| ImageError::Read(std::io::Error::other(why.to_owned()));
-        let image = match images.get() {
-            Some(Ok(images)) => images.get(place).ok_or_else(|| wrong("the row is not there"))?,
-            Some(Err(why)) => return Err(wrong(why)),
-            None => return Err(wrong("the row group was not read")),
-        };
+        let images = images.as_ref().as_ref().map_err(|why| wrong(why))?;
+        let image = images.get(place).ok_or_else(|| wrong("the row is not there"))?;
         bytes.clear();
         bytes.extend_from_slice(image.data());
         Ok(())
@@ -117,14 +113,7 @@ pub(super) fn open(
 ) -> Result<Opened<Parquet>, SourceError> {
     let root = &settled(Path::new(path))?;
     let mut survey = Survey::default();
-    let paths = match (root.is_dir(), split) {
-        (true, _) => of_split(root, PARQUET, split, names, &mut survey)?,
-        (false, Split::Train) => expand(path),
-        (false, Split::Test) => Vec::new(),
-    };
-    if paths.is_empty() {
-        return Err(none(root, PARQUET, split, "no name has a word for it"));
-    }
+    let paths = of_path(root, PARQUET, split, names, &mut survey)?;
     let mut parquet = Parquet {
         tables: Vec::new(),
         groups: Vec::new(),
@@ -241,20 +230,16 @@ impl Listed {
         let (mut classes, mut missing) = (Vec::new(), Vec::new());
         for group in 0..table.about.num_row_groups() {
             let lost = table.missing(group, columns.image).map_err(wrong)?;
-            let mut own = match columns.class {
+            let said = match columns.class {
                 Some(column) => table.classes(group, column).map_err(wrong)?,
                 None => vec![Class::Missing; table.rows(group)],
             };
-            // Hugging Face's number for a class that is withheld.
-            for class in own.iter_mut().filter(|class| **class == Class::Number(-1)) {
-                *class = Class::Missing;
-            }
-            for &row in lost.iter().rev() {
-                if (row as usize) < own.len() {
-                    own.remove(row as usize);
-                }
-            }
-            classes.extend(own);
+            let rows = (0..).zip(said).filter(|(row, _)| lost.binary_search(row).is_err());
+            classes.extend(rows.map(|(_, class)| match class {
+                // Hugging Face's number for a class that is withheld.
+                Class::Number(-1) => Class::Missing,
+                said => said,
+            }));
             missing.push(lost);
         }
         Ok(Listed { table, columns, classes, missing, survey })
@@ -326,10 +311,7 @@ fn named(
 
 /// The words that a part's classes are called by; none where there is no such part.
 fn words_of(root: &Path, split: Split, names: &SplitNames) -> BTreeSet<String> {
-    if !root.is_dir() {
-        return BTreeSet::new();
-    }
-    let paths = of_split(root, PARQUET, split, names, &mut Survey::default()).unwrap_or_default();
+    let paths = of_path(root, PARQUET, split, names, &mut Survey::default()).unwrap_or_default();
     // A fault of the other part is told when it is opened.
     let listed = at_once(&paths, |path| Listed::of(path)).into_iter().flatten();
     let mut words: BTreeSet<String> =
